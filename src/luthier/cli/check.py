@@ -1,0 +1,89 @@
+"""`luthier check`: what a recipe will do and what is wrong with it, before anything is loaded."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from luthier.cli.console import big, err, note, out, size, span
+from luthier.cli.progress import RunProgress
+
+if TYPE_CHECKING:
+    from luthier.stages.check import Check
+
+
+
+def check(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="Recipe to check.")] = Path("recipe.yaml"),
+) -> None:
+    """Check recipe, data, model, memory and disk; nothing is loaded, nothing is written.
+
+    Fields can be overridden: learning_rate=1e-4 or --learning-rate 1e-4.
+    """
+    from luthier.recipe import load_recipe
+    from luthier.stages.check import check as check_recipe
+
+    loaded = load_recipe(recipe, context.args)
+    for text in loaded.notes:
+        note(text)
+    with RunProgress() as progress:
+        result = check_recipe(loaded.recipe, say=progress.say)
+    try:
+        show_check(result)
+    finally:
+        result.prepared.close()
+    out.print(f"Ready. Next: [bold]luthier train {recipe}[/]")
+
+
+def show_check(result: "Check") -> None:
+    """The table of what will happen, the decisions, and the warnings."""
+    prepared, settings = result.prepared, result.prepared.settings
+    accounts = prepared.accounts
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("model", f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)")
+    table.add_row("adapter", f"LoRA rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters")
+    table.add_row("compute", prepared.place.why)
+    for source in accounts.sources:
+        table.add_row("data", f"{source['path']}: {source['rows']:,} rows, {source['why']}")
+    lost = sum(accounts.dropped.values())
+    table.add_row("rows", f"{accounts.rows_in:,} read, {lost:,} left out, {len(prepared.train):,} to train on, {len(prepared.val):,} held out")
+    table.add_row("tokens", f"{prepared.train_tokens:,} a pass, {prepared.label_tokens:,} of them trained on")
+    epochs = f"{prepared.recipe.num_epochs:g} epoch{'s' if prepared.recipe.num_epochs != 1 else ''}"
+    table.add_row("steps", f"{settings.total_steps:,} of about {settings.batch_tokens:,} tokens ({epochs})")
+    table.add_row("memory", f"about {size(result.memory_bytes)} at the peak")
+    table.add_row("disk", f"at most {size(result.disk_bytes)} in {prepared.recipe.output_dir}")
+    estimate = estimated_seconds(result)
+    if estimate is not None:
+        table.add_row("time", f"roughly {span(estimate)}, judged from this machine's matrix speed")
+    out.print(table)
+    for reason, number in [*accounts.dropped.items(), *accounts.changed.items()]:
+        note(f"{number:,} × {reason}")
+    for text in [*accounts.notes, *settings.notes]:
+        note(text)
+    for text in result.warnings:
+        err.print(f"[yellow]warning[/] {text}")
+
+
+def estimated_seconds(result: "Check") -> float | None:
+    """A rough time for the run on a CPU: the products' work at the measured speed, and half as much again for the rest.
+
+    None on a GPU, where the products are not what decides.
+    """
+    from luthier.models.measure import matmul_flops
+
+    prepared = result.prepared
+    if prepared.place.device.type != "cpu":
+        return None
+    spec = prepared.spec
+    head = spec.vocab_size * spec.hidden_size
+    linears = spec.num_parameters - head * (1 if spec.tied else 2)
+    tokens = sum(len(prepared.train[i].ids) for _, step in prepared.settings.steps for micro in step for i in micro)
+    labels = tokens * prepared.label_tokens / prepared.train_tokens
+    held = sum(len(row.ids) for row in prepared.val) * (1 + prepared.settings.total_steps / prepared.settings.eval_steps)
+    held_labels = held * prepared.label_tokens / prepared.train_tokens
+    work = 4 * linears * tokens + 4 * head * labels + 2 * linears * held + 2 * head * held_labels
+    return 1.5 * work / matmul_flops(prepared.place.dtype)

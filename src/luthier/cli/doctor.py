@@ -1,0 +1,66 @@
+"""`luthier doctor`: what this machine is, what it reaches, and what it can train."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from rich.table import Table
+
+from luthier.cli.console import out, size
+from luthier.core.hardware import cpu, free_disk, memory
+from luthier.core.paths import home_dir
+
+PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "pydantic")
+# Shapes of well-known models: name, parameters in all, parameters of the linears that a bf16 base keeps.
+MODELS = (("SmolLM2-135M", 0.135e9), ("Qwen2.5-0.5B", 0.494e9), ("Llama-3.2-1B", 1.24e9), ("Qwen2.5-3B", 3.09e9),
+          ("Mistral-7B", 7.25e9), ("Llama-3.1-8B", 8.03e9))  # fmt: skip
+
+
+def doctor() -> None:
+    """Measure this machine and say what it can train."""
+    import torch
+
+    from luthier.models.device import choose_place
+    from luthier.models.measure import matmul_flops, memory_bandwidth
+
+    facts, ram, place = cpu(), memory(), choose_place()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    table.add_row("processor", f"{facts.name}, {facts.cores} cores, {torch.get_num_threads()} threads")
+    table.add_row("bf16", "in hardware" if facts.has_fast_bf16 else "not in hardware, so the CPU trains in fp32")
+    table.add_row("memory", f"{size(ram.total)}, {size(ram.available)} available")
+    table.add_row("disk", f"{size(free_disk(Path.cwd()))} free here, {size(free_disk(home_dir()))} at {home_dir()}")
+    budget = ram.available
+    if place.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        table.add_row("gpu", f"{torch.cuda.get_device_name()}, {size(total)}, {size(free)} free")
+        budget = free
+    else:
+        table.add_row("gpu", "none that torch can use")
+    with out.status("measuring"):
+        speeds = {name: matmul_flops(dtype, place.device) for name, dtype in
+                  (("bf16", torch.bfloat16), ("fp32", torch.float32))}  # fmt: skip
+        bandwidth = memory_bandwidth(place.device)
+    table.add_row("products", ", ".join(f"{name} {speed / 1e9:,.0f} GFLOP/s" for name, speed in speeds.items()))
+    table.add_row("memory speed", f"{bandwidth / 1e9:.0f} GB/s, read and written")
+    table.add_row("versions", ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES))
+    table.add_row("runs in", place.why)
+    out.print(table)
+
+    width = place.dtype.itemsize
+    speed = speeds[place.dtype_name]
+    fits = Table("LoRA on", "memory", "fits", "tokens/s, at best", box=None, padding=(0, 2, 0, 0))
+    for name, parameters in MODELS:
+        needed = parameters * width * 1.15 + 1.2e9
+        fits.add_row(
+            name,
+            size(needed),
+            "[green]yes[/]" if needed < budget else "[red]no[/]",
+            f"{speed / (4 * parameters):,.0f}",
+        )
+    out.print()
+    out.print(fits)
+    out.print("[dim]Memory is an estimate for rows of about 1,000 tokens; luthier check judges your own recipe. The last "
+              "column is the measured speed over the least work a step can have.[/]")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Datasets: read, understood, split, rendered to token ids with a proven loss mask, and packed."""

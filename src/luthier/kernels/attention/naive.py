@@ -1,0 +1,24 @@
+"""softmax(q kᵀ / √K + mask) v, with the whole (T, T) mask: causal, same segment, inside the window."""
+
+import torch
+from torch import Tensor
+
+from luthier.kernels.segments import Segments
+
+
+def attention(qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, window: int | None = None) -> Tensor:
+    """Shapes as in `op.attention`; the softmax runs in float32 (float64 for float64 input)."""
+    size = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    q, k, v = qkv.unflatten(1, (-1, size)).split([num_heads, num_kv_heads, num_kv_heads], dim=1)  # (T, heads, K)
+    k, v = (t.repeat_interleave(num_heads // num_kv_heads, dim=1) for t in (k, v))  # (T, H, K)
+    scores = torch.einsum("qhk,shk->hqs", q, k) * size**-0.5  # (H, T, T)
+    index = torch.arange(len(qkv), device=qkv.device)
+    segment = torch.repeat_interleave(
+        torch.arange(len(segments.spans), device=qkv.device), segments.cu_seqlens.diff().long()
+    )
+    seen = (index[:, None] >= index) & (segment[:, None] == segment)
+    if window is not None:
+        seen &= index[:, None] - index < window
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    weights = scores.to(wide).masked_fill(~seen, float("-inf")).softmax(-1).to(qkv.dtype)
+    return torch.einsum("hqs,shk->qhk", weights, v).flatten(1)

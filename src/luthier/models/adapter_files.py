@@ -1,0 +1,68 @@
+"""The adapter on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from luthier.core.errors import ModelError
+from luthier.core.files import read_json, write_json
+from luthier.models.lora import TARGETS, Adapter
+from luthier.models.spec import Spec
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def save_adapter(adapter: Adapter, folder: Path, *, base_model: str) -> None:
+    """Write both files into `folder`, which exists.
+
+    Args:
+        base_model: what PEFT shall load the base from (a folder or hub id).
+    """
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(name.split(".")[1] for names in TARGETS.values() for name in names),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in adapter.named().items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_json(folder / CONFIG_FILE, config)
+
+
+def load_adapter(folder: Path, spec: Spec, *, device: torch.device | str = "cpu") -> Adapter:
+    """Read an adapter for a model of `spec`; written by Luthier, or by PEFT over all linears.
+
+    Raises:
+        ModelError: files missing or damaged, an adapter kind that we do not run, or one made for another model.
+    """
+    where = str(folder)
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ModelError(f"not an adapter folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}", where=where)
+    config = read_json(folder / CONFIG_FILE)
+    for key, plain in {"peft_type": "LORA", "use_dora": False, "use_rslora": False, "bias": "none"}.items():
+        if config.get(key, plain) != plain:
+            raise ModelError(f"this adapter has {key}={config[key]}, which this version does not run", where=where)
+    adapter = Adapter(spec, config["r"], config["lora_alpha"], device=device)
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ModelError(f"damaged: {error}", where=str(folder / WEIGHTS_FILE)) from None
+    wanted = adapter.named()
+    if stored.keys() != wanted.keys():
+        missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+        odd = f"lacks {missing[0]}" if missing else f"has an unexpected {extra[0]}"
+        raise ModelError(f"the adapter does not fit this model: it {odd}", where=where)
+    for name, tensor in wanted.items():
+        if stored[name].shape != tensor.shape:
+            shapes = f"{tuple(stored[name].shape)} against {tuple(tensor.shape)}"
+            raise ModelError(f"the adapter does not fit this model: {name} is {shapes}", where=where)
+        tensor.copy_(stored[name])
+    return adapter

@@ -1,0 +1,152 @@
+"""The decoder: a flat stream of tokens in, hidden states and log-probabilities out.
+
+    x = embed(tokens)
+    each layer:  x = x + o(attention(rope(qkv(norm(x)))))       q|k|v is one linear
+                 x = x + down(swiglu(gate_up(norm(x))))         gate|up is one linear
+    hidden = norm(x)
+
+There is no batch and no padding: segments of one (T,) stream see only themselves. The base weights are frozen plain
+tensors; an `Adapter` (or none, for the base itself) is an argument, not a part of the model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.kernels.attention import attention, attention_cached
+from luthier.kernels.lora_linear import lora_linear
+from luthier.kernels.rms_norm import rms_norm
+from luthier.kernels.rope import rope
+from luthier.kernels.segments import Segments
+from luthier.kernels.selected_logprobs import selected_logprobs
+from luthier.kernels.swiglu import swiglu
+from luthier.models.lora import Adapter, Pair
+from luthier.models.spec import Spec
+
+
+@dataclass
+class Linear:
+    """A frozen linear: weight (N, M), bias (N,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor, pair: Pair | None, scale: float) -> Tensor:
+        """(T, M) → (T, N), with the adapter pair when there is one."""
+        if pair is None:
+            return F.linear(x, self.weight, self.bias)
+        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale)
+
+
+@dataclass
+class Layer:
+    """One layer's frozen weights; qkv and gate_up are merged along their outputs."""
+
+    attention_norm: Tensor  # (D,)
+    qkv: Linear  # (T, D) → (T, (H + 2G)·K)
+    o: Linear  # (T, H·K) → (T, D)
+    mlp_norm: Tensor  # (D,)
+    gate_up: Linear  # (T, D) → (T, 2F)
+    down: Linear  # (T, F) → (T, D)
+
+
+class Cache:
+    """Keys and values of one conversation, for generation: `length` tokens of at most `size` are filled."""
+
+    def __init__(self, spec: Spec, size: int, like: Tensor) -> None:
+        shape = (spec.num_layers, 2, spec.num_kv_heads, size, spec.head_size)
+        self.data = like.new_empty(shape)
+        self.length = 0
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (T, G, K) keys and values after `length`; returns all of the layer's, (G, length + T, K)."""
+        end = self.length + len(keys)
+        self.data[layer, 0, :, self.length : end] = keys.transpose(0, 1)
+        self.data[layer, 1, :, self.length : end] = values.transpose(0, 1)
+        return self.data[layer, 0, :, :end], self.data[layer, 1, :, :end]
+
+
+class Decoder:
+    """A frozen base model in one dtype on one device."""
+
+    def __init__(self, spec: Spec, embedding: Tensor, layers: list[Layer], norm: Tensor, head: Tensor) -> None:
+        self.spec, self.embedding, self.layers, self.norm, self.head = spec, embedding, layers, norm, head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights and the hidden states are in."""
+        return self.embedding.dtype
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        segments: Segments,
+        adapter: Adapter | None = None,
+        *,
+        rows: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Final hidden states.
+
+        Args:
+            tokens: (T,) int64.
+            segments: where the stream is cut.
+            adapter: the LoRA weights, or None for the base itself.
+            rows: (N,) int64 positions wanted; None gives all T.
+            cache: filled with the keys and values of this single segment, which continues what the cache holds. With
+                a filled cache T is 1.
+
+        Returns:
+            (N, D), or (T, D).
+        """
+        spec, start = self.spec, cache.length if cache else 0
+        assert cache is None or len(segments.spans) == 1 and (start == 0 or len(tokens) == 1)
+        cos, sin = spec.rope.cos_sin(segments.positions + start)  # (T, K/2)
+        x = F.embedding(tokens, self.embedding)  # (T, D)
+        for index, layer in enumerate(self.layers):
+            pairs = adapter.layers[index] if adapter else None
+            scale = adapter.scale if adapter else 0.0
+            qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs and pairs["qkv"], scale)
+            qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
+            attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
+            x = x + layer.o(attended, pairs and pairs["o"], scale)
+            gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs and pairs["gate_up"], scale)
+            x = x + layer.down(swiglu(gate_up), pairs and pairs["down"], scale)
+        if cache is not None:
+            cache.length += len(tokens)
+        if rows is not None:
+            x = x[rows]
+        return rms_norm(x, self.norm, spec.norm_eps)
+
+    def _attend(self, qkv: Tensor, segments: Segments, index: int, cache: Cache | None) -> Tensor:
+        spec = self.spec
+        if cache is not None:
+            q, k, v = qkv.unflatten(1, (-1, spec.head_size)).split(
+                [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1
+            )  # (T, heads, K)
+            keys, values = cache.put(index, k, v)
+            if cache.length > 0:
+                return attention_cached(q[0], keys, values, spec.window(index)).unsqueeze(0)
+        return attention(qkv, segments, spec.num_heads, spec.num_kv_heads, spec.window(index))
+
+    def logprobs(self, tokens: Tensor, segments: Segments, targets: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """Log-probability of the tokens at `targets`, each given the tokens before it in its segment.
+
+        Args:
+            tokens: (T,) int64.
+            segments: where the stream is cut.
+            targets: (N,) int64 positions, none of them the first of a segment.
+            adapter: as in `hidden`.
+
+        Returns:
+            (N,) float32.
+        """
+        hidden = self.hidden(tokens, segments, adapter, rows=targets - 1)
+        return selected_logprobs(hidden, self.head, tokens[targets])

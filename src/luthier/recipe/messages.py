@@ -1,0 +1,209 @@
+"""From a refused recipe to sentences for a person: what is wrong, where it is written, what to write instead."""
+
+import difflib
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from luthier.core.errors import RecipeError
+from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE
+
+Loc = tuple[str | int, ...]  # ("lora_r",) or ("datasets", 0, "type")
+
+_DATASET_LISTS = ("datasets", "val_datasets")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: a sentence, its place ("" for a recipe made in Python) and the way out."""
+
+    what: str
+    where: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the values of a recipe were written. Empty for a recipe made in Python.
+
+    `places` maps a field to "recipe.yaml:7" or "command line: --lora-r"; () is the file as a whole.
+    `spellings` maps a field to the other tool's spelling that it was given in.
+    """
+
+    places: Mapping[Loc, str] = field(default_factory=dict)
+    spellings: Mapping[Loc, str] = field(default_factory=dict)
+
+    def where(self, loc: Loc) -> str:
+        """The place of `loc`, or of the nearest thing around it."""
+        for end in range(len(loc), -1, -1):
+            if loc[:end] in self.places:
+                return self.places[loc[:end]]
+        return ""
+
+    def name(self, loc: Loc) -> str:
+        """`loc` as a person reads it: `lora_r`, `datasets[0].type`, `lora_r (written as lora_rank)`."""
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+        return f"{text} (written as {self.spellings[loc]})" if loc in self.spellings else text
+
+
+def recipe_error(problems: Sequence[Problem], source: Source) -> RecipeError:
+    """One error for one or many problems, in the order of the list."""
+    if len(problems) == 1:
+        return RecipeError(problems[0].what, where=problems[0].where, fix=problems[0].fix)
+    texts = [str(RecipeError(problem.what, where=problem.where, fix=problem.fix)) for problem in problems]
+    return RecipeError("\n".join([f"{len(problems)} mistakes", *texts]), where=source.where(()) or "recipe")
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], source: Source) -> list[Problem]:
+    """Every mistake that pydantic found, one per field, ours in words and order of the file where lines are known."""
+    problems: dict[Loc, Problem] = {}
+    missing: list[Loc] = []
+    meant: set[Loc] = set()  # fields that an unknown key was probably meant to be
+    for entry in error.errors(include_url=False, include_context=False):
+        loc = _field_loc(entry["loc"])
+        if entry["type"] == "missing":
+            missing.append(loc)
+        elif entry["type"] == "extra_forbidden":
+            problems[loc], nearest = _unknown_key(loc, entry["input"], model, source)
+            meant.add((*loc[:-1], nearest))
+        else:
+            value = entry["input"]
+            problems.setdefault(loc, _wrong_value(loc, value, model, source))
+    for loc in missing:
+        if loc not in meant:
+            allowed = allowed_text(_field_of(model, loc))
+            what = f"{source.name(loc)} is missing"
+            problems[loc] = Problem(what, source.where(loc[:-1]), f"add {loc[-1]}: {allowed}")
+    return list(problems.values())
+
+
+def nearest_key(key: str, fields: Sequence[str], aliases: Mapping[str, str], foreign: Mapping[str, str]) -> str:
+    """The field, or else the other tool's key, that `key` was probably meant to be; "" when nothing is near."""
+    key = key.lower().replace("-", "_")
+    found = difflib.get_close_matches(key, [*fields, *aliases, *foreign], n=1, cutoff=0.7)
+    return aliases.get(found[0], found[0]) if found else ""
+
+
+def allowed_text(info: FieldInfo) -> str:
+    """What a field accepts: `a whole number from 1 to 512`, `cut or drop`, `a number above 0 or auto`."""
+    return _allowed(info.annotation, info.metadata)
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, short."""
+    if value is None:
+        return "empty"
+    if isinstance(value, dict):
+        return "a section" + (f" with {', '.join(map(str, list(value)[:4]))}" if value else "")
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}" if value else "an empty list"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _field_loc(loc: Loc) -> Loc:
+    """Without the parts that pydantic adds for the branches of a union."""
+    return loc[:3] if loc[0] in _DATASET_LISTS else loc[:1]
+
+
+def _field_of(model: type[BaseModel], loc: Loc) -> FieldInfo:
+    """The field at `loc`; for an entry of a dataset list, the list."""
+    info = model.model_fields[str(loc[0])]
+    if len(loc) < 3:
+        return info
+    dataset = get_args(info.annotation)[0]
+    return dataset.model_fields[str(loc[2])]
+
+
+def _unknown_key(loc: Loc, value: Any, model: type[BaseModel], source: Source) -> tuple[Problem, str]:
+    key, where = str(loc[-1]), source.where(loc)
+    if len(loc) == 1:
+        fields, aliases, foreign = list(model.model_fields), ALIASES, FOREIGN
+        elsewhere = "`luthier init` writes a recipe with every key in it"
+    else:
+        dataset = get_args(model.model_fields[str(loc[0])].annotation)[0]
+        fields, aliases, foreign = list(dataset.model_fields), DATASET_ALIASES, DATASET_FOREIGN
+        elsewhere = f"a dataset has {' and '.join(fields)}"
+    if key in foreign:
+        return Problem(f"{key} is a setting of other tools that Luthier does not have", where, foreign[key]), ""
+    what = f'unknown key "{key}"' + (f" in {source.name(loc[:-1])}" if len(loc) > 1 else "")
+    nearest = aliases.get(key) or nearest_key(key, fields, aliases, foreign)
+    if nearest in foreign:
+        return Problem(what, where, f"if {nearest} was meant: {foreign[nearest]}"), ""
+    if nearest:
+        return Problem(what, where, f"did you mean {nearest}?"), nearest
+    if len(loc) == 1 and isinstance(value, dict):
+        elsewhere = f"a recipe is flat: move the keys of {key} to the top level"
+    return Problem(what, where, elsewhere), ""
+
+
+def _wrong_value(loc: Loc, value: Any, model: type[BaseModel], source: Source) -> Problem:
+    where = source.where(loc)
+    if len(loc) == 2:
+        return Problem(f"{source.name(loc)} must be a path, or a path and a type, not {shown(value)}", where)
+    info = _field_of(model, loc)
+    # Inside a union or a list pydantic may report a part; the field's own value is the same except for lists.
+    what = f"{source.name(loc)} must be {allowed_text(info)}, not {shown(value)}"
+    return Problem(what, where, _value_fix(str(loc[-1]), value, info))
+
+
+def _value_fix(name: str, value: Any, info: FieldInfo) -> str:
+    annotations = [info.annotation, *get_args(info.annotation)]
+    choices = [choice for part in annotations if get_origin(part) is Literal for choice in get_args(part)]
+    if isinstance(value, str):
+        if advice := VALUE_ADVICE.get((name, value.lower())):
+            return advice
+        if near := difflib.get_close_matches(value.lower(), choices, n=1):
+            return f"did you mean {near[0]}?"
+        if _is_number(value) and str not in annotations and not (choices and len(annotations) == 1):
+            return "write the number without quotes"
+    if isinstance(value, int | float) and str in annotations:
+        return "put it in quotes"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *extra = get_args(annotation)
+        # pydantic's Field(ge=1) inside Annotated carries its bounds in its own metadata
+        bounds = [bound for item in extra for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _allowed(inner, bounds)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_allowed(part) for part in get_args(annotation))
+    if origin is Literal:
+        *first, last = get_args(annotation)
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin is list:
+        return "a list of at least one file" if any(isinstance(m, MinLen) for m in metadata) else "a list of files"
+    if annotation is type(None):
+        return "null"
+    if annotation is str:
+        pattern = any(getattr(item, "pattern", None) for item in metadata)
+        return "the path of a .jinja file" if pattern else "text"
+    noun = "a whole number" if annotation is int else "a number"
+    return " ".join([noun, *_bounds(metadata)])
+
+
+def _bounds(metadata: Sequence[Any]) -> list[str]:
+    low = [f"above {m.gt:g}" if isinstance(m, Gt) else f"from {m.ge:g}" for m in metadata if isinstance(m, Gt | Ge)]
+    high = [f"below {m.lt:g}" if isinstance(m, Lt) else f"to {m.le:g}" for m in metadata if isinstance(m, Lt | Le)]
+    if low and not high and low[0].startswith("from"):
+        return [low[0], "up"]
+    if low and high and low[0].startswith("above") and high[0].startswith("to"):
+        return [low[0], "and up", high[0]]
+    return low + high

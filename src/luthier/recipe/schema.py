@@ -1,0 +1,171 @@
+"""The recipe's fields, their defaults, and the combinations that are refused."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from luthier.recipe.messages import Problem, Source, problems_of, recipe_error
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
+
+
+def _text_of_path(value: Any) -> Any:
+    """Paths from Python code become text; everything else is judged as it is."""
+    return str(value) if isinstance(value, Path) else value
+
+
+class Dataset(BaseModel):
+    """One data file or folder. A bare string or Path stands for `Dataset(path=...)`.
+
+    Raises:
+        pydantic.ValidationError: built on its own with a wrong value. Inside a Recipe, write a dict or a string
+            and the mistake is a RecipeError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: Text = Field(description="file (.jsonl, .json, .csv, .parquet, .txt, .gz of these) or a folder of them")
+    type: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = Field(
+        "auto", description="how a row is laid out; auto reads it from the first row's keys"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_bare_path(cls, value: Any) -> Any:
+        return {"path": str(value)} if isinstance(value, str | Path) else value
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return _text_of_path(value)
+
+
+class Recipe(BaseModel):
+    """Everything a run is asked to do; immutable. Fields set to "auto" are decided when the run starts.
+
+    Values are judged strictly: no number is read out of a text, no True taken for 1, NaN and infinity are refused.
+    Relative paths are kept as written and mean relative to the current working folder.
+
+    Raises:
+        RecipeError: an unknown field, a wrong value, or a combination that cannot work.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # What is trained
+    base_model: Text = Field(description="model folder, name in the model store, or hub id already on disk")
+    adapter: Literal["lora"] = Field("lora", description="what is trained beside the frozen base")
+    lora_r: int = Field(16, ge=1, le=512, description="rank of the adapter's matrices")
+    lora_alpha: int = Field(32, gt=0, description="the adapter's output is scaled by lora_alpha / lora_r")
+
+    # On what
+    datasets: list[Dataset] = Field(min_length=1, description="files to train on; each a path, or path and type")
+    val_datasets: list[Dataset] = Field([], description="files to validate on, in place of val_set_size")
+    val_set_size: float = Field(
+        0.05, ge=0, lt=1, description="share of record groups kept for validation; 0 when val_datasets is given"
+    )
+    sequence_len: int = Field(2048, ge=16, description="longest row, in tokens")
+    too_long: Literal["cut", "drop"] = Field("cut", description="what happens to rows longer than sequence_len")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what happens at a row that cannot be used")
+    chat_template: Annotated[str, Field(pattern=r"\.jinja2?$")] | None = Field(
+        None, description="path of a .jinja chat template; null is the model's own"
+    )
+
+    # How
+    batch_tokens: Count | Auto = Field("auto", description="tokens of one optimizer step")
+    micro_batch_tokens: Count | Auto = Field("auto", description="tokens of one forward and backward pass")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = Field("auto", description="highest learning rate")
+    lr_scheduler: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="course of the learning rate after the warmup; wsd holds it, then falls"
+    )
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="pull of the adapter's weights towards zero (AdamW)")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
+    num_epochs: float = Field(1.0, gt=0, description="passes over the training rows; may be a fraction")
+    max_steps: Count | None = Field(None, description="stop after this many optimizer steps, if that is earlier")
+
+    # Watching and keeping
+    eval_steps: Count | Auto = Field("auto", description="steps between two validations")
+    save_steps: Count | Auto = Field("auto", description="steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept on disk; older ones are deleted")
+    early_stopping_patience: int = Field(
+        0, ge=0, description="stop after this many validations without a better loss; 0 is never"
+    )
+    num_samples: int = Field(4, ge=0, description="prompts answered before and after training, for the report")
+    max_new_tokens: int = Field(128, ge=1, description="longest of those answers, in tokens")
+
+    # Where
+    seed: int = Field(0, ge=0, description="decides the split, the order of rows and the adapter's start")
+    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="number format of the base and activations")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the training runs")
+    output_dir: Text = Field(description="folder of the run: events, checkpoints, adapter, report")
+
+    @field_validator("base_model", "chat_template", "output_dir", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return _text_of_path(value)
+
+    @field_validator("datasets", "val_datasets", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, data: Any, handler: ModelWrapValidatorHandler["Recipe"], info: ValidationInfo) -> "Recipe":
+        """Fill in what other fields decide, and turn every refusal into one RecipeError that lists them all.
+
+        The validation context, if any, is the Source that knows the file and line of each field.
+        """
+        if isinstance(data, dict) and data.get("val_datasets") and "val_set_size" not in data:
+            data = {**data, "val_set_size": 0.0}
+        source = info.context or Source()
+        try:
+            recipe = handler(data)
+        except ValidationError as error:
+            raise recipe_error(problems_of(error, cls, source), source) from None
+        if problems := _impossible_combinations(recipe, source):
+            raise recipe_error(problems, source)
+        return recipe
+
+
+def _impossible_combinations(recipe: Recipe, source: Source) -> list[Problem]:
+    """Fields that are fine alone and contradict each other."""
+    problems = []
+
+    def refuse(field: str, what: str, fix: str) -> None:
+        problems.append(Problem(what, where=source.where((field,)), fix=fix))
+
+    if recipe.early_stopping_patience and not recipe.val_datasets and recipe.val_set_size == 0:
+        refuse(
+            "early_stopping_patience",
+            f"early_stopping_patience is {recipe.early_stopping_patience}, but val_set_size is 0 and there are no "
+            "val_datasets, so nothing can improve",
+            "set val_set_size to 0.05, or early_stopping_patience to 0",
+        )
+    batch, micro = recipe.batch_tokens, recipe.micro_batch_tokens
+    if batch != "auto" and micro != "auto" and micro > batch:
+        refuse(
+            "micro_batch_tokens",
+            f"micro_batch_tokens ({micro}) is larger than batch_tokens ({batch}), of which it is a part",
+            f"set micro_batch_tokens to {batch} or less, or to auto",
+        )
+    if recipe.val_datasets and recipe.val_set_size > 0:
+        refuse(
+            "val_set_size",
+            f"val_set_size is {recipe.val_set_size:g}, but val_datasets already names the validation data",
+            "remove val_set_size, or remove val_datasets",
+        )
+    return problems

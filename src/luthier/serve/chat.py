@@ -1,0 +1,138 @@
+"""A trained model, or a base model, that answers."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+from luthier.core.errors import ModelError, RunError
+from luthier.core.events import EVENTS_FILE
+from luthier.core.files import read_json
+from luthier.data.records import Message
+from luthier.data.render import Renderer
+from luthier.data.template import load_template
+from luthier.data.tokenizer import Tokenizer
+from luthier.models.adapter_files import CONFIG_FILE, load_adapter
+from luthier.models.decoder import Decoder
+from luthier.models.device import choose_place, keep_freed_memory
+from luthier.models.generate import Sampling, generate
+from luthier.models.lora import Adapter
+from luthier.models.store import resolve_model
+from luthier.models.weights import load_decoder
+from luthier.recipe import Recipe, load_recipe
+from luthier.train.checkpoint import newest_good
+
+
+class Chat:
+    """A base model with at most one adapter.
+
+    Attributes:
+        name: what was loaded, for people.
+        adapter: the trained weights; None for a base model.
+        note: what should be known about what was loaded, or "".
+    """
+
+    def __init__(self, name: str, decoder: Decoder, adapter: Adapter | None, renderer: Renderer, note: str) -> None:
+        self.name, self.decoder, self.adapter, self.renderer, self.note = name, decoder, adapter, renderer, note
+
+    def stream(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        base: bool = False,
+        max_new_tokens: int = 512,
+        sampling: Sampling | None = None,
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece.
+
+        Args:
+            messages: a question, or a conversation that ends with a user's message.
+            base: answer without the adapter.
+            max_new_tokens: the answer is cut there.
+            sampling: None is greedy.
+
+        Raises:
+            ModelError: the model has no chat template.
+            DataError: the template refuses the conversation, or it does not fit the model's positions.
+        """
+        if isinstance(messages, str):
+            messages = [Message("user", messages)]
+        ids = self.renderer.render_prompt(messages)
+        if len(ids) >= self.decoder.spec.max_positions:
+            raise ModelError(
+                f"the conversation has {len(ids)} tokens; the model takes {self.decoder.spec.max_positions}",
+                fix="start a new conversation",
+            )
+        made: list[int] = []
+        shown = ""
+        for token in generate(
+            self.decoder,
+            ids,
+            stop_ids=self.renderer.stop_ids(),
+            max_new_tokens=max_new_tokens,
+            adapter=None if base else self.adapter,
+            sampling=sampling,
+        ):
+            made.append(token)
+            text = self.renderer.tokenizer.decode(made)
+            # A character of several tokens decodes to U+FFFD until its last one is there.
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        rest = self.renderer.tokenizer.decode(made)[len(shown) :]
+        if rest:
+            yield rest
+
+    def answer(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        base: bool = False,
+        max_new_tokens: int = 512,
+        sampling: Sampling | None = None,
+    ) -> str:
+        """The whole answer; arguments as in `stream`."""
+        return "".join(self.stream(messages, base=base, max_new_tokens=max_new_tokens, sampling=sampling))
+
+    def close(self) -> None:
+        """End the template's process."""
+        if self.renderer.template is not None:
+            self.renderer.template.close()
+
+
+def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat:
+    """Load a run, a PEFT adapter folder, or a base model, to talk to it.
+
+    Args:
+        what: a run folder (its adapter, or its newest checkpoint while it is unfinished), an adapter folder, or
+            anything that `base_model` takes.
+        device, dtype: as in the recipe.
+
+    Raises:
+        RunError: an unfinished run without a checkpoint.
+        ModelError: the base model is not on this machine, or the adapter does not fit it.
+    """
+    path = Path(what)
+    template_file, adapter_dir, note = None, None, ""
+    if (path / EVENTS_FILE).is_file():
+        recipe: Recipe = load_recipe(path / "recipe.yaml").recipe
+        base_model, template_file = recipe.base_model, recipe.chat_template
+        adapter_dir = path / "adapter"
+        if not adapter_dir.is_dir():
+            adapter_dir, _ = newest_good(path)
+            if adapter_dir is None:
+                raise RunError("the run has no adapter and no checkpoint yet", where=str(path))
+            note = f"the run is not finished; this is its checkpoint {adapter_dir.name}"
+    elif (path / CONFIG_FILE).is_file():
+        adapter_dir = path
+        base_model = read_json(path / CONFIG_FILE)["base_model_name_or_path"]
+    else:
+        base_model = str(what)
+    model_dir = resolve_model(base_model)
+    place = choose_place(device, dtype)
+    keep_freed_memory()
+    tokenizer = Tokenizer(model_dir)
+    file = Path(template_file) if template_file else None
+    template = load_template(tokenizer, today=date.today(), file=file)
+    decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device)
+    adapter = load_adapter(adapter_dir, decoder.spec, device=place.device) if adapter_dir else None
+    return Chat(str(what), decoder, adapter, Renderer(tokenizer, template), note)

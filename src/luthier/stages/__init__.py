@@ -1,0 +1,1 @@
+"""One stage of training from recipe to report: prepare, check, run, resume."""

@@ -1,0 +1,124 @@
+"""What a run will do and what could stop it, told before anything is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.core.errors import RunError
+from luthier.core.events import EVENTS_FILE
+from luthier.core.hardware import free_disk, memory
+from luthier.models.spec import Spec
+from luthier.recipe import Recipe
+from luthier.stages.prepare import Prepared, Say, prepare
+
+DISK_RESERVE = 64 * 2**20  # events, report, TensorBoard files
+PROCESS_BYTES = 450 * 2**20  # Python, torch and its libraries, measured
+
+
+@dataclass(frozen=True)
+class Check:
+    """A preparation and its costs.
+
+    Attributes:
+        adapter_parameters: weights that will be trained.
+        disk_bytes: what the run folder will take at most.
+        memory_bytes: estimated peak of host memory (CPU) or GPU memory.
+        warnings: what does not stop the run and should be known.
+    """
+
+    prepared: Prepared
+    adapter_parameters: int
+    disk_bytes: int
+    memory_bytes: int
+    warnings: list[str]
+
+
+def adapter_parameters(spec: Spec, rank: int) -> int:
+    """Weights of a rank-R adapter on every linear."""
+    d, f, (q, k, v) = spec.hidden_size, spec.ffn_size, spec.qkv_sizes
+    sums = (3 * d + q + k + v) + (q + d) + (2 * d + 2 * f) + (f + d)
+    return spec.num_layers * rank * sums
+
+
+def activation_bytes(spec: Spec, width: int) -> int:
+    """Bytes a token that the backward pass keeps, in a dtype of `width` bytes: what each op of each layer saves."""
+    d, f, (q, k, v) = spec.hidden_size, spec.ffn_size, spec.qkv_sizes
+    layer = (
+        2 * d + 2 * d + (q + k + v) + q + 2 * f + f
+    )  # norm inputs, linear inputs, packed q|k|v, o's, SwiGLU's, down's
+    return spec.num_layers * layer * width
+
+
+def require_new(run_dir: Path) -> None:
+    """Refuse an output folder that already holds something.
+
+    Raises:
+        RunError: a run is there, or other files are.
+    """
+    if (run_dir / EVENTS_FILE).exists():
+        raise RunError(
+            "holds a run already",
+            where=str(run_dir),
+            fix=f"luthier train --resume {run_dir} goes on with it; otherwise choose another output_dir",
+        )
+    if run_dir.exists() and (not run_dir.is_dir() or any(p.name != ".lock" for p in run_dir.iterdir())):
+        raise RunError("exists and is not empty", where=str(run_dir), fix="choose another output_dir")
+
+
+def check(recipe: Recipe, *, say: Say | None = None, new: bool = True) -> Check:
+    """Check recipe, data, model, memory and disk; nothing is loaded and nothing in the output folder is touched.
+
+    Close the result's `prepared` when done.
+
+    Args:
+        say: receives progress of rendering.
+        new: the output folder must be new (False when resuming).
+
+    Raises:
+        LuthierError: what would stop the run.
+    """
+    run_dir = Path(recipe.output_dir)
+    if new:
+        require_new(run_dir)
+    return costs(prepare(recipe, say=say))
+
+
+def costs(prepared: Prepared) -> Check:
+    """Disk and memory of a prepared run.
+
+    Raises:
+        RunError: the disk has no room for the run's checkpoints.
+    """
+    recipe, spec = prepared.recipe, prepared.spec
+    run_dir = Path(recipe.output_dir)
+    parameters = adapter_parameters(spec, recipe.lora_r)
+    # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
+    disk = (recipe.keep_checkpoints + 2) * 12 * parameters + 4 * parameters + DISK_RESERVE
+    free = free_disk(run_dir)
+    if free < disk:
+        raise RunError(
+            f"the run needs {disk / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free",
+            where=str(run_dir),
+            fix="free some space, or lower lora_r or keep_checkpoints, or put output_dir on another disk",
+        )
+    longest = max(len(row.ids) for row in [*prepared.train, *prepared.val])
+    stream = max(prepared.settings.micro_batch_tokens, longest)
+    width = prepared.place.dtype.itemsize
+    needed = (
+        spec.num_parameters * width
+        + 16 * parameters
+        + stream * activation_bytes(spec, width)
+        + 3 * 256 * spec.vocab_size * width
+        + PROCESS_BYTES
+    )
+    warnings = []
+    available = memory().available
+    if prepared.place.device.type == "cpu" and available and needed > available:
+        warnings.append(
+            f"about {needed / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are available: "
+            "lower micro_batch_tokens or sequence_len, or choose a smaller model"
+        )
+    if not prepared.val:
+        warnings.append("nothing is held out, so the run cannot tell whether the model got better: set val_set_size")
+    if longest > spec.max_positions:
+        warnings.append(f"the longest row has {longest} tokens; the model was made for {spec.max_positions}")
+    return Check(prepared, parameters, disk, needed, warnings)

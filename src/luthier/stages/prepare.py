@@ -1,0 +1,171 @@
+"""Everything a run needs to know before a weight is loaded: model, rows, split, and what every `auto` becomes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.core.files import hash_bytes
+from luthier.data.read import read_records
+from luthier.data.records import Record
+from luthier.data.render import Renderer, Row
+from luthier.data.rows import load_or_build_rows
+from luthier.data.split import split
+from luthier.data.template import load_template
+from luthier.data.tokenizer import Tokenizer
+from luthier.models.device import Place, choose_place
+from luthier.models.folder import ModelFacts, check_model_folder
+from luthier.models.spec import Spec, read_spec
+from luthier.models.store import resolve_model
+from luthier.recipe import Dataset, Recipe
+from luthier.train.settings import Settings, decide
+
+Say = Callable[[str, int, int], None]  # what is being done, done so far, of how many
+
+
+@dataclass
+class Accounts:
+    """Where every row went: rows_in = used + Σ dropped (records), and what was changed on the way."""
+
+    rows_in: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe checked against its model and data, ready to run.
+
+    Attributes:
+        model_dir: the base model's folder.
+        renderer: tokenizer and template; closed by whoever asked for the preparation.
+        train, val: tokenised rows; val is empty when nothing is held out.
+        val_records: the records behind `val`, for sample answers (those of `train` when nothing is held out).
+        data_hash: over every id and mask of train and val, in order.
+    """
+
+    recipe: Recipe
+    model_dir: Path
+    facts: ModelFacts
+    spec: Spec
+    place: Place
+    renderer: Renderer
+    today: date
+    train: list[Row]
+    val: list[Row]
+    val_records: list[Record]
+    accounts: Accounts
+    data_hash: str
+    settings: Settings
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of one pass over the training rows."""
+        return sum(len(row.ids) for row in self.train)
+
+    @property
+    def label_tokens(self) -> int:
+        """Trained tokens of one pass."""
+        return sum(int(row.mask.sum()) for row in self.train)
+
+    def close(self) -> None:
+        """End the template's process."""
+        if self.renderer.template is not None:
+            self.renderer.template.close()
+
+
+def open_renderer(model_dir: Path, chat_template: str | None, *, today: date) -> Renderer:
+    """Tokenizer and template of a model folder; without a template, only plain text can be rendered.
+
+    Raises:
+        ModelError, DataError: the tokenizer, or the template that was asked for, cannot be read.
+    """
+    tokenizer = Tokenizer(model_dir)
+    if chat_template is None and tokenizer.chat_template is None:
+        return Renderer(tokenizer, None)
+    file = Path(chat_template) if chat_template is not None else None
+    return Renderer(tokenizer, load_template(tokenizer, today=today, file=file))
+
+
+def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None) -> Prepared:
+    """Resolve the model, read, render and split the data, and decide every `auto`. No weight is loaded.
+
+    Args:
+        today: what templates that write a date shall write; a resumed run gives its first day.
+        say: receives progress.
+
+    Raises:
+        ModelError, DataError, RecipeError: whatever would stop the run, now rather than later.
+    """
+    model_dir = resolve_model(recipe.base_model)
+    facts, spec = check_model_folder(model_dir), read_spec(model_dir)
+    place = choose_place(recipe.device, recipe.dtype)
+    today = today or date.today()
+    renderer = open_renderer(model_dir, recipe.chat_template, today=today)
+    accounts = Accounts()
+    records = _read(recipe.datasets, recipe, accounts)
+    if recipe.val_datasets:
+        train_records, val_records = records, _read(recipe.val_datasets, recipe, accounts)
+    else:
+        train_records, val_records = split(records, val_set_size=recipe.val_set_size, seed=recipe.seed)
+    if recipe.val_set_size > 0 and not val_records:
+        raise DataError(
+            "the validation set is empty: all records belong to one group, and a group is never split",
+            where=recipe.datasets[0].path,
+            fix="give validation data with val_datasets, or set val_set_size: 0 to train without",
+        )
+    train = _rows(train_records, "training rows", renderer, recipe, accounts, say)
+    val = _rows(val_records, "validation rows", renderer, recipe, accounts, say) if val_records else []
+    return Prepared(
+        recipe=recipe,
+        model_dir=model_dir,
+        facts=facts,
+        spec=spec,
+        place=place,
+        renderer=renderer,
+        today=today,
+        train=train,
+        val=val,
+        val_records=val_records or train_records,
+        accounts=accounts,
+        data_hash=hash_bytes(*(part.tobytes() for row in [*train, *val] for part in (row.ids, row.mask))),
+        settings=decide(recipe, spec, [len(row.ids) for row in train], on_gpu=place.device.type == "cuda"),
+    )
+
+
+def _read(datasets: Sequence[Dataset], recipe: Recipe, accounts: Accounts) -> list[Record]:
+    records: list[Record] = []
+    for dataset in datasets:
+        result = read_records(Path(dataset.path), format=dataset.type, on_bad_row=recipe.on_bad_row)
+        records += result.records
+        accounts.rows_in += result.rows_in
+        accounts.dropped += result.dropped
+        accounts.changed += result.repaired
+        accounts.notes += result.notes
+        accounts.sources.append(
+            {"path": dataset.path, "format": result.format, "why": result.why, "rows": result.rows_in}
+        )
+    return records
+
+
+def _rows(
+    records: Sequence[Record], what: str, renderer: Renderer, recipe: Recipe, accounts: Accounts, say: Say | None
+) -> list[Row]:
+    rows = load_or_build_rows(
+        records,
+        renderer,
+        sequence_len=recipe.sequence_len,
+        too_long=recipe.too_long,
+        on_bad_row=recipe.on_bad_row,
+        progress=None if say is None else lambda done, total: say(what, done, total),
+    )
+    for reason, number in rows.counts.items():
+        lost = reason.startswith(("dropped", "skipped"))
+        (accounts.dropped if lost else accounts.changed)[reason] += number
+    accounts.notes += rows.notes
+    return rows.rows

@@ -1,0 +1,1 @@
+"""One loop for every objective: steps of a plan, checkpoints, validation, and the events that record them."""

@@ -1,0 +1,115 @@
+"""Checkpoints: a folder that is whole or absent, verified before it is trusted.
+
+    checkpoints/step-000050/
+        adapter_model.safetensors, adapter_config.json   the adapter, as PEFT reads it
+        optimizer.safetensors                            AdamW's two moments, flat like the adapter
+        state.json                                       step, best validation, counters
+        manifest.json                                    size and sha256 of the others, written last
+
+There is no random state: the order of rows follows from the seed and the step, and nothing else in a step draws.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch.optim import AdamW
+
+from luthier.core.errors import RunError
+from luthier.core.files import atomic_folder, hash_file, read_json, write_json
+from luthier.models.adapter_files import WEIGHTS_FILE, save_adapter
+from luthier.models.lora import Adapter
+
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` optimizer steps."""
+
+    step: int = 0
+    total_tokens: int = 0
+    total_label_tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int = 0
+    stale_validations: int = 0  # since the best one
+
+
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is or would be."""
+    return run_dir / FOLDER / f"step-{step:06d}"
+
+
+def save_checkpoint(run_dir: Path, progress: Progress, adapter: Adapter, optimizer: AdamW, *, base_model: str) -> Path:
+    """Write the checkpoint of `progress.step`, unless it is there already; returns its folder."""
+    path = folder_of(run_dir, progress.step)
+    if path.exists():
+        return path
+    with atomic_folder(path) as folder:
+        save_adapter(adapter, folder, base_model=base_model)
+        moments = optimizer.state.get(adapter.flat)
+        if moments:
+            tensors = {name: moments[name].cpu() for name in ("exp_avg", "exp_avg_sq")}
+            save_file(tensors, folder / "optimizer.safetensors")
+        write_json(folder / "state.json", asdict(progress))
+        files = {file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in folder.iterdir()}
+        write_json(folder / MANIFEST, {"format": 1, "files": files})
+    return path
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint, as half a sentence; empty when every file is as the manifest says."""
+    if not (folder / MANIFEST).is_file():
+        return "it has no manifest"
+    for name, facts in read_json(folder / MANIFEST)["files"].items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != facts["size"] or hash_file(file) != facts["sha256"]:
+            return f"{name} is damaged"
+    return ""
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((run_dir / FOLDER).glob("step-*"), reverse=True)
+
+
+def newest_good(run_dir: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
+    notes = []
+    for folder in checkpoints(run_dir):
+        wrong = damage(folder)
+        if not wrong:
+            return folder, notes
+        notes.append(f"{folder.name} is passed over: {wrong}")
+    return None, notes
+
+
+def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdamW) -> Progress:
+    """Put the adapter's weights, the optimizer's moments and the counters back to where they were.
+
+    Raises:
+        RunError: the checkpoint was made with another model or rank.
+    """
+    stored, wanted = load_file(folder / WEIGHTS_FILE), adapter.named()
+    if stored.keys() != wanted.keys() or any(stored[name].shape != wanted[name].shape for name in wanted):
+        raise RunError("the checkpoint was made with another model or lora_r", where=str(folder))
+    for name, tensor in wanted.items():
+        tensor.copy_(stored[name])
+    progress = Progress(**read_json(folder / "state.json"))
+    moments = folder / "optimizer.safetensors"
+    if moments.is_file():
+        tensors = {name: tensor.to(adapter.flat.device) for name, tensor in load_file(moments).items()}
+        step = adapter.flat.new_tensor(float(progress.step))
+        optimizer.state[adapter.flat] = {"step": step, **tensors}
+    return progress
+
+
+def prune(run_dir: Path, *, keep: int, best_step: int) -> None:
+    """Delete all checkpoints but the newest `keep` and the best one."""
+    for folder in checkpoints(run_dir)[keep:]:
+        if folder != folder_of(run_dir, best_step):
+            shutil.rmtree(folder)
