@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -123,7 +124,7 @@ def test_twenty_turns(style: str, renderers: dict[str, Renderer]) -> None:
     rows = renderer.render(chat(*(f"|{letters[index // 2]}{'ua'[index % 2]}|" for index in range(40))))
     assert len(rows) == (20 if style == "qwen3" else 1)
     trained = "".join(spelled(renderer.tokenizer, row.ids[row.mask]) for row in rows)
-    assert [word for word in trained.split("|") if len(word) == 2] == [f"{letter}a" for letter in letters]
+    assert re.findall(r"\|([a-t][ua])\|", trained) == [f"{letter}a" for letter in letters]
     runs = sum(int((np.diff(row.mask.astype(int)) == 1).sum()) for row in rows)
     assert runs == 20
 
@@ -276,7 +277,8 @@ def test_bad_records_are_named_and_the_others_rendered(renderers: dict[str, Rend
             "otherwise than when it asks",
         ),
         (
-            "{% for m in messages if m.role == 'user' or m.content | length == 1 %}{{ m.content + eos_token }}{% endfor %}",
+            "{% for m in messages if m.role == 'user' or m.content | length == 1 %}{{ m.content + eos_token }}"
+            "{% endfor %}",
             "leaves the assistant's message out",
         ),
     ],

@@ -81,21 +81,28 @@ def line_chart(
     x_ticks = [tick for tick in nice_ticks(x_low, x_high, max(3, width // 110)) if x_low <= tick <= x_high]
     for tick in x_ticks:
         parts.append(
-            f'<text x="{px(tick):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{tick_text(tick, x_ticks)}</text>'
+            f'<text x="{px(tick):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">'
+            f"{tick_text(tick, x_ticks)}</text>"
         )
     parts.append(f'<text class="name" x="{width - RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>')
     if log:
         parts.append(f'<text class="name" x="{LEFT}" y="{height - 4}">logarithmic scale</text>')
-    for x, text in marks:
+    taken = -math.inf  # where the last mark's text ends: texts that would overlap go one line down
+    line = 0
+    for x, text in sorted(marks):
         at = f"{px(x):.1f}"
+        line = 0 if px(x) > taken else line + 1
+        taken = px(x) + 8 + 7 * len(text)
+        side = 'dx="-4" text-anchor="end"' if px(x) > width - 80 else 'dx="4"'
         parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        parts.append(f'<text class="name" x="{at}" y="{TOP}" dx="4" dy="0.7em">{escape(text)}</text>')
+        parts.append(f'<text class="name" x="{at}" y="{TOP + 15 * line}" dy="0.7em" {side}>{escape(text)}</text>')
     for curve in series:
         places = [(px(x), py(y)) for x, y in zip(*thin(curve.xs, curve.ys), strict=True)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path class="curve {curve.kind}" style="stroke:var(--c{curve.colour})" d="{path}"/>')
         if curve.kind == "points":
-            parts += [_dot(px(x), py(y), curve, f"{x_label} {x:,.0f}: {y:.3f}") for x, y in zip(curve.xs, curve.ys)]
+            for x, y in zip(curve.xs, curve.ys, strict=True):
+                parts.append(_dot(px(x), py(y), curve, f"{x_label} {x:,.0f}: {y:.3f}"))
         if curve.best is not None:
             parts += _best(px(curve.xs[curve.best]), py(curve.ys[curve.best]), curve, end_label, width)
     return (
@@ -113,11 +120,10 @@ def _dot(x: float, y: float, curve: Series, hint: str) -> str:
 
 def _best(x: float, y: float, curve: Series, text: str, width: int) -> list[str]:
     """A ring around the best point and its text, on the side that has room."""
-    at_end = x > width * 0.72
-    anchor, shift = ("end", -4) if at_end else ("start", 4)
+    side = 'dx="-4" text-anchor="end"' if x > width * 0.72 else 'dx="4"'
     return [
         f'<circle class="ring" style="stroke:var(--c{curve.colour})" cx="{x:.1f}" cy="{y:.1f}" r="7"/>',
-        f'<text class="best" x="{x:.1f}" y="{y:.1f}" dx="{shift}" dy="-14" text-anchor="{anchor}">{escape(text)}</text>',
+        f'<text class="best" x="{x:.1f}" y="{y:.1f}" dy="-14" {side}>{escape(text)}</text>',
     ]
 
 
@@ -181,9 +187,11 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
     """A tick's label, with as many decimals as the distances between the ticks need."""
+    if value == 0:
+        return "0"
     largest = max(abs(tick) for tick in ticks)
-    gap = min((abs(b - a) for a, b in pairwise(ticks)), default=abs(value) or 1.0)
-    if value and (largest < 1e-3 or largest >= 1e6):
+    gap = min((abs(b - a) for a, b in pairwise(ticks)), default=abs(value))
+    if largest < 1e-3 or largest >= 1e6:
         mantissa, exponent = f"{value:e}".split("e")
         return f"{float(mantissa):.3g}e{int(exponent)}".replace("-", "−")
     decimals = next((places for places in range(9) if abs(round(gap, places) - gap) < gap * 1e-6), 9)
@@ -203,13 +211,13 @@ def thin(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[fl
 
 
 def smooth(values: Sequence[float]) -> tuple[list[float], int]:
-    """The centred moving mean over a twentieth of the values, and over how many; shorter at the ends, so no lag."""
+    """The centred moving mean over a twentieth of the values, and over how many; at the ends over those there are."""
     reach = len(values) // 40
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
     means = []
     for index in range(len(values)):
-        near = min(reach, index, len(values) - 1 - index)
-        means.append((sums[index + near + 1] - sums[index - near]) / (2 * near + 1))
+        first, end = max(0, index - reach), min(len(values), index + reach + 1)
+        means.append((sums[end] - sums[first]) / (end - first))
     return means, 2 * reach + 1

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.evaluate.event_values import mapping, number
+from luthier.evaluate.event_values import mapping, number, text
+from luthier.evaluate.report_format import plural
 
-LEFT_OUT = ("dropped: ", "skipped: ")  # a count whose reason starts so is of rows that were not used
+PREFIXES = ("dropped: ", "skipped: ")  # said by the table already
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,10 @@ class Ledger:
         used: training plus held-out rows.
         added: rows that arose beyond those read (one conversation can become several rows).
         missing: rows that nothing accounts for; more than 0 is a fault, and the report says so.
-        train_rows, val_rows, train_tokens, val_tokens, label_tokens: as recorded, None if not.
+        train_rows, val_rows, train_tokens, val_tokens, label_tokens, val_label_tokens: as recorded, None if not.
         changed: (what, how often) of rows that were used but altered.
+        sources: one line a data file: path, format, rows.
+        notes: what else was noticed on the way.
     """
 
     rows_in: float | None
@@ -33,15 +36,15 @@ class Ledger:
     train_tokens: float | None
     val_tokens: float | None
     label_tokens: float | None
+    val_label_tokens: float | None
     changed: tuple[tuple[str, float], ...]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def ledger(data: Mapping[str, Any]) -> Ledger | None:
     """The ledger of a start event's `data`, or None if it says nothing about rows."""
-    counts = mapping(data.get("counts"))
-    known = [(reason, found) for reason in counts if (found := number(counts, reason)) is not None]
-    left_out = [(_without_prefix(reason), found) for reason, found in known if reason.startswith(LEFT_OUT)]
-    changed = [(reason, found) for reason, found in known if not reason.startswith(LEFT_OUT)]
+    left_out, changed = _counts(data, "dropped"), _counts(data, "changed")
     rows_in, train, val = (number(data, name) for name in ("rows_in", "train_rows", "val_rows"))
     if train is None and rows_in is None:
         return None
@@ -49,7 +52,7 @@ def ledger(data: Mapping[str, Any]) -> Ledger | None:
     difference = 0 if rows_in is None else rows_in - sum(found for _, found in left_out) - used
     return Ledger(
         rows_in=rows_in,
-        left_out=tuple(sorted(left_out, key=lambda item: -item[1])),
+        left_out=left_out,
         used=used,
         added=max(0, -difference),
         missing=max(0, difference),
@@ -58,9 +61,25 @@ def ledger(data: Mapping[str, Any]) -> Ledger | None:
         train_tokens=number(data, "train_tokens"),
         val_tokens=number(data, "val_tokens"),
         label_tokens=number(data, "label_tokens"),
-        changed=tuple(sorted(changed, key=lambda item: -item[1])),
+        val_label_tokens=number(data, "val_label_tokens"),
+        changed=changed,
+        sources=tuple(_source(mapping(source)) for source in data.get("sources") or []),
+        notes=tuple(map(text, data.get("notes") or [])),
     )
 
 
+def _counts(data: Mapping[str, Any], name: str) -> tuple[tuple[str, float], ...]:
+    """(reason, rows), the largest first."""
+    counts = mapping(data.get(name))
+    known = [(_without_prefix(reason), found) for reason in counts if (found := number(counts, reason))]
+    return tuple(sorted(known, key=lambda item: -item[1]))
+
+
 def _without_prefix(reason: str) -> str:
-    return next(reason.removeprefix(prefix) for prefix in LEFT_OUT if reason.startswith(prefix))
+    return next((reason.removeprefix(prefix) for prefix in PREFIXES if reason.startswith(prefix)), reason)
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    rows = number(source, "rows")
+    parts = [text(source.get("path")), text(source.get("format")), plural(rows, "row") if rows is not None else ""]
+    return ", ".join(part for part in parts if part)

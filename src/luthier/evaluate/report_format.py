@@ -6,17 +6,21 @@ SPACE = "\u00a0"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def percent(value: float) -> str:
-    """21.234 → "21.2 %"; small values keep two significant digits."""
-    return f"{decimal(value, 1)}{SPACE}%"
+def percent(value: float, places: int = 1) -> str:
+    """21.234 → "21.2 %"."""
+    return f"{decimal(value, places)}{SPACE}%"
 
 
 def decimal(value: float, places: int) -> str:
-    """Fixed decimals with a real minus sign; a value that would round to 0 shows two digits instead."""
-    if value and abs(value) < 0.5 * 10**-places:
-        places = min(6, 1 - math.floor(math.log10(abs(value))))
+    """Fixed decimals with a real minus sign, and none before a zero."""
     text = f"{value:,.{places}f}"
     return (text if text.strip("-0.,") else text.lstrip("-")).replace("-", "−")
+
+
+def places_to_show(*values: float) -> int:
+    """The decimals, one to four, with which none of the values that is not 0 reads as 0."""
+    smallest = min((abs(value) for value in values if value), default=1.0)
+    return next((places for places in (1, 2, 3) if smallest >= 0.5 * 10**-places), 4)
 
 
 def loss(value: float) -> str:
@@ -25,12 +29,12 @@ def loss(value: float) -> str:
 
 
 def losses(before: float, after: float) -> tuple[str, str]:
-    """Two losses with as many decimals as it takes to tell them apart, four at most."""
+    """Two losses with as many decimals, two to four, as it takes to tell them apart; with two if even four do not."""
     for places in (2, 3, 4):
         pair = (decimal(before, places), decimal(after, places))
-        if before == after or pair[0] != pair[1]:
-            break
-    return pair
+        if pair[0] != pair[1]:
+            return pair
+    return decimal(before, 2), decimal(after, 2)
 
 
 def count(value: float) -> str:

@@ -7,7 +7,7 @@ choose the words and change no number.
 from dataclasses import dataclass
 
 from luthier.evaluate.interval import BETTER, FEWEST_UNITS, SAME, WORSE, Comparison
-from luthier.evaluate.report_format import decimal, losses, percent, plural
+from luthier.evaluate.report_format import SPACE, decimal, losses, percent, places_to_show, plural
 from luthier.evaluate.report_format import loss as loss_text
 from luthier.evaluate.summary import CRASHED, INTERRUPTED, RUNNING, RunSummary
 
@@ -39,7 +39,10 @@ def judge(run: RunSummary) -> Verdict:
     if run.heldout is None:
         return _not_compared(run)
     comparison = run.heldout
-    remarks = (_split_remark(run, comparison), _size_remark(comparison), *_course_remarks(run), _LIMITS)
+    state = []
+    if run.status in (RUNNING, INTERRUPTED, CRASHED):
+        state = [Remark("care", f"The run is not complete: it is {run.status} at {_progress(run)}.")]
+    remarks = (*state, _split_remark(run, comparison), _size_remark(comparison), *_course_remarks(run), _LIMITS)
     careful = any(remark.tone in ("care", "bad") for remark in remarks)
     if comparison.interval is None:
         tone, belief = "flat", "Not yet: with so few held-out records the difference may be chance."
@@ -78,27 +81,29 @@ def comparison_line(comparison: Comparison) -> str:
 def change_text(comparison: Comparison) -> str:
     """The change and its interval in words: "21.2 % lower, 95 % interval 18.9–23.4 %"."""
     change = comparison.change_percent
-    text = "unchanged" if change == 0 else _direction(change)
     if comparison.interval is None:
-        return f"{text}, no interval"
+        return f"{_direction(change)}, no interval"
     low, high = comparison.interval
-    if low == high:
-        return f"{text}, the same in every resample"
-    level = f"95{percent(0)[1:-1]}%"
-    if low < 0 < high:
-        return f"{text}, {level} interval from {_direction(low)} to {_direction(high)}"
+    level = f"95{SPACE}% interval"
+    if low <= 0 <= high:
+        return f"{_direction(change)}, {level} from {_direction(low)} to {_direction(high)}"
+    places = places_to_show(change, low, high)
     ends = sorted((abs(low), abs(high)))
-    return f"{text}, {level} interval {decimal(ends[0], 1)}–{percent(ends[1])}"
+    return f"{_direction(change, places)}, {level} {decimal(ends[0], places)}–{percent(ends[1], places)}"
 
 
 def sample_size(comparison: Comparison) -> str:
     """ "n = 288 records in 14 groups"."""
-    text = f"n = {plural(comparison.rows, 'record')}"
+    text = f"n{SPACE}={SPACE}{plural(comparison.rows, 'record')}"
     return text if comparison.groups in (0, comparison.rows) else f"{text} in {plural(comparison.groups, 'group')}"
 
 
-def _direction(change: float) -> str:
-    return f"{percent(abs(change))} {'lower' if change > 0 else 'higher'}"
+def _direction(change: float, places: int = 1) -> str:
+    """ "21.2 % lower"; what would read as 0 is "under 0.1 % lower", and 0 is "unchanged"."""
+    if change == 0:
+        return "unchanged"
+    size = percent(abs(change), places) if abs(change) >= 0.05 or places > 1 else f"under {percent(0.1)}"
+    return f"{size} {'lower' if change > 0 else 'higher'}"
 
 
 def _capital(text: str) -> str:
@@ -125,7 +130,9 @@ def _split_remark(run: RunSummary, comparison: Comparison) -> Remark:
 
 
 def _size_remark(comparison: Comparison) -> Remark:
-    size = f"{_capital(comparison.method or sample_size(comparison))}; {plural(comparison.label_tokens, 'label token')}."
+    size = (
+        f"{_capital(comparison.method or sample_size(comparison))}; {plural(comparison.label_tokens, 'label token')}."
+    )
     if comparison.interval is None or comparison.groups < FEWEST_UNITS:
         return Remark("care", size)
     return Remark("good" if comparison.verdict != SAME else "note", size)
@@ -136,15 +143,21 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
     points = [point for point in run.validations if point.step > 0]
     if not points:
         return []
+    base = next((point for point in run.validations if point.step == 0), None)
     last, best = points[-1], run.best_validation or points[-1]
     remarks = []
+    kept = ""
+    if run.heldout is not None and run.heldout_step == best.step < last.step:
+        kept = (
+            f" The adapter compared and saved is that of step {best.step}. It was picked by these same records, which "
+            "flatters the comparison a little."
+        )
     rise = 100 * (last.loss - best.loss) / best.loss if best.loss else 0.0
     if len(points) < 2:
         remarks.append(Remark("note", "There was one validation only: the course of the training cannot be judged."))
-    elif best.step == 0:
+    elif base is not None and base.loss <= best.loss:
         remarks.append(Remark("bad", "No validation was better than the base model before training."))
     elif best.step < last.step and rise > LEVEL_PERCENT:
-        kept = f" The adapter compared here is that of step {run.heldout_step}." if run.heldout_step == best.step else ""
         remarks.append(
             Remark(
                 "care",
@@ -153,14 +166,18 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
             )
         )
     elif best.step < last.step:
-        remarks.append(Remark("good", f"The validation loss was lowest at step {best.step} and stayed level after it."))
+        remarks.append(
+            Remark("good", f"The validation loss was lowest at step {best.step} and stayed level after it.{kept}")
+        )
     else:
         before = points[-2]
         fall = 100 * (before.loss - last.loss) / before.loss if before.loss else 0.0
         since = f"{percent(fall)} since step {before.step}"
         if fall > LEVEL_PERCENT:
             remarks.append(
-                Remark("note", f"The last validation was the best, and still falling ({since}): training longer may help.")
+                Remark(
+                    "note", f"The last validation was the best, and still falling ({since}): training longer may help."
+                )
             )
         else:
             remarks.append(Remark("good", f"The last validation was the best and had levelled off ({since})."))
@@ -178,11 +195,16 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
 
 
 def _not_compared(run: RunSummary) -> Verdict:
-    progress = f"step {run.steps_done}" + (f" of {run.total_steps}" if run.total_steps else "")
+    again = "No checkpoint had been saved yet."
+    if run.checkpoint_step is not None:
+        again = f"It can be resumed from its checkpoint at step {run.checkpoint_step}."
     stopped = {
-        RUNNING: ("Still running", f"This report was written at {progress}."),
-        INTERRUPTED: ("Interrupted", f"The run was stopped at {progress} and can be resumed."),
-        CRASHED: ("Broke off", f"The run ended without a word at {progress}: its process died. It can be resumed."),
+        RUNNING: ("Still running", f"This report was written at {_progress(run)}."),
+        INTERRUPTED: ("Interrupted", f"The run was stopped at {_progress(run)}. {again}"),
+        CRASHED: (
+            "Broke off",
+            f"The run stopped without writing an end at {_progress(run)}: it failed or was killed. {again}",
+        ),
     }
     points = [point for point in run.validations if point.step > 0]
     base = next((point for point in run.validations if point.step == 0), None)
@@ -201,3 +223,7 @@ def _not_compared(run: RunSummary) -> Verdict:
         "not seen. A falling training loss alone proves nothing: it also falls while rows are learned by heart."
     )
     return Verdict("flat", "Not measured", "", belief, ())
+
+
+def _progress(run: RunSummary) -> str:
+    return f"step {run.steps_done}" + (f" of {run.total_steps}" if run.total_steps else "")

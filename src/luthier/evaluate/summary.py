@@ -7,7 +7,7 @@ after its checkpoint): a field that is not known is None or empty, and only what
 import fcntl
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -43,13 +43,21 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said, perhaps nothing; `complete` is False if it was stopped at max_new_tokens."""
+
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One held-out prompt, answered by the model before and after training; "" where an answer is missing."""
+    """One prompt, answered by the model before and after training; None where an answer was not recorded."""
 
     prompt: str
     expected: str
-    before: str
-    after: str
+    before: Answer | None
+    after: Answer | None
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,13 @@ class RunSummary:
         adapter: "LoRA, rank 16"; `adapter_parameters` is how many numbers are trained.
         steps: as they stand now, each step once, in order; `validations` likewise.
         resumed_at: steps at which the run was taken up again.
-        best_step: the step with the lowest validation loss.
+        checkpoint_step: step of the last checkpoint written, None before the first.
+        best_step: the trained step with the lowest validation loss of those that stand.
         heldout: the comparison of before and after; `heldout_step` is the step of the adapter that was compared.
         tokens_per_second: median over the steps.
         seconds: time at work, pauses between interruption and resume left out.
-        data: the start event's account of the data: rows_in, train_rows, val_rows, train_tokens, val_tokens,
-            label_tokens, counts.
+        data: the start event's account of the data; `report_data.ledger` reads it.
+        settings: what "auto" in the recipe came to.
         started: when the first event was written.
     """
 
@@ -84,6 +93,7 @@ class RunSummary:
     steps: tuple[TrainStep, ...]
     validations: tuple[Validation, ...]
     resumed_at: tuple[int, ...]
+    checkpoint_step: int | None
     best_step: int | None
     heldout: Comparison | None
     heldout_step: int | None
@@ -92,9 +102,11 @@ class RunSummary:
     total_tokens: float | None
     seconds: float | None
     peak_rss_bytes: float | None
+    peak_gpu_bytes: float | None
     data: Mapping[str, Any]
     warnings: tuple[str, ...]
     recipe: Mapping[str, Any]
+    settings: Mapping[str, Any]
     machine: Any
     versions: Mapping[str, Any]
     dtype: str
@@ -119,11 +131,11 @@ class RunSummary:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """The runs in `root`, in its folders and in theirs, newest first. `root` may be a run itself or not exist."""
+    """The runs in `root`, in its folders and in theirs, newest last. `root` may be a run itself or not exist."""
     found = [path for path in (root, *_folders(root)) if (path / EVENTS_FILE).is_file()]
     found += [inner for path in _folders(root) if path not in found for inner in _folders(path)]
     runs = [read_summary(path) for path in found if (path / EVENTS_FILE).is_file()]
-    return sorted(runs, key=lambda run: (run.started.timestamp() if run.started else 0.0, run.name), reverse=True)
+    return sorted(runs, key=lambda run: (run.started.timestamp() if run.started else 0.0, run.name))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -145,11 +157,11 @@ def read_summary(run_dir: Path) -> RunSummary:
     validations: list[Validation] = []
     heldout: Comparison | None = None
     heldout_step: float | None = None
-    samples: dict[str, dict[str, str]] = {}
+    samples: dict[str, Sample] = {}
     resumed: list[int] = []
+    checkpoint: int | None = None
     warnings: dict[str, None] = {}
-    peaks: list[float] = []
-    flagged: int | None = None
+    host, gpu = 0.0, 0.0  # peaks over all sessions
 
     for event in events:
         step = number(event, "step")
@@ -158,8 +170,7 @@ def read_summary(run_dir: Path) -> RunSummary:
                 start, end = event, {}
             case "resume":
                 end, heldout = {}, None
-                for sample in samples.values():
-                    sample.pop("after", None)
+                samples = {key: replace(sample, after=None) for key, sample in samples.items()}
                 if step is not None:
                     resumed.append(int(step))
                     steps = [point for point in steps if point.step <= step]
@@ -170,12 +181,15 @@ def read_summary(run_dir: Path) -> RunSummary:
             case "validation" if step is not None and (loss := number(event, "loss")) is not None:
                 validations = [point for point in validations if point.step < step]
                 validations.append(Validation(int(step), loss))
-                flagged = int(step) if event.get("best") is True else flagged
             case "sample":
                 key = text(event.get("record_id")) or text(event.get("prompt"))
-                sample = samples.setdefault(key, {})
-                sample["prompt"], sample["expected"] = text(event.get("prompt")), text(event.get("expected"))
-                sample[text(event.get("when"))] = text(event.get("answer"))
+                answer = Answer(text(event.get("answer")), event.get("complete") is not False)
+                old = samples.get(key)
+                before, after = (old.before, old.after) if old else (None, None)
+                before, after = (before, answer) if event.get("when") == "after" else (answer, after)
+                samples[key] = Sample(text(event.get("prompt")), text(event.get("expected")), before, after)
+            case "checkpoint" if step is not None:
+                checkpoint = int(step)
             case "heldout":
                 heldout, heldout_step = _comparison(event), step
             case "warning" if event.get("text"):
@@ -184,13 +198,15 @@ def read_summary(run_dir: Path) -> RunSummary:
                 end = {"status": INTERRUPTED}
             case "end":
                 end = event
-                peaks += [peak for peak in (number(event, "peak_rss_bytes"),) if peak is not None]
+                host, gpu = (
+                    max(host, number(event, "peak_rss_bytes") or 0),
+                    max(gpu, number(event, "peak_gpu_bytes") or 0),
+                )
 
-    known = {point.step for point in validations}
-    best = number(end, "best_step")
-    best = best if best in known else flagged if flagged in known else None
-    if best is None and validations:
-        best = min(validations, key=lambda point: point.loss).step
+    trained = [point for point in validations if point.step > 0]
+    best = min(trained, key=lambda point: point.loss).step if trained else None
+    if heldout is not None and heldout_step is None:
+        heldout_step = number(end, "best_step")
     adapter, model = mapping(start.get("adapter")), mapping(start.get("model"))
     speeds = [point.tokens_per_second for point in steps if point.tokens_per_second is not None]
     totals = [point.total_tokens for point in steps if point.total_tokens is not None]
@@ -208,20 +224,20 @@ def read_summary(run_dir: Path) -> RunSummary:
         steps=tuple(steps),
         validations=tuple(validations),
         resumed_at=tuple(resumed),
-        best_step=None if best is None else int(best),
+        checkpoint_step=checkpoint,
+        best_step=best,
         heldout=heldout,
         heldout_step=None if heldout_step is None else int(heldout_step),
-        samples=tuple(
-            Sample(*(sample.get(name, "") for name in ("prompt", "expected", "before", "after")))
-            for sample in samples.values()
-        ),
+        samples=tuple(samples.values()),
         tokens_per_second=median(speeds) if speeds else None,
         total_tokens=totals[-1] if totals else None,
         seconds=_seconds_at_work(events),
-        peak_rss_bytes=max(peaks, default=None),
+        peak_rss_bytes=host or None,
+        peak_gpu_bytes=gpu or None,
         data=mapping(start.get("data")),
         warnings=tuple(warnings),
         recipe=mapping(start.get("recipe")),
+        settings=mapping(start.get("settings")),
         machine=start.get("machine"),
         versions=mapping(start.get("versions")),
         dtype=text(start.get("dtype")),
@@ -261,7 +277,7 @@ def _seconds_at_work(events: Iterable[Mapping[str, Any]]) -> float | None:
     total, first, last = 0.0, None, None
     for event in events:
         now = time(event)
-        if now is None:
+        if now is None or event["event"] == "warning":  # a resumed run may warn before its resume event
             continue
         if event["event"] in ("start", "resume") and first is not None and last is not None:
             total += (last - first).total_seconds()

@@ -13,6 +13,7 @@ dtype and their gradients come back in float32.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,10 +31,8 @@ class _LoRALinear(torch.autograd.Function):
     ) -> Tensor:
         narrow_a, b = a.to(x.dtype), _block_diagonal(bs, scale, x.dtype)
         u = x @ narrow_a.T  # (T, nR)
-        y = x @ weight.T  # (T, N)
+        y = F.linear(x, weight, bias)  # (T, N), the bits of the base itself
         y.addmm_(u, b.T)
-        if bias is not None:
-            y.add_(bias)
         ctx.save_for_backward(x, weight, narrow_a, b, u)
         ctx.scale, ctx.widths = scale, [b.shape[0] for b in bs]
         return y

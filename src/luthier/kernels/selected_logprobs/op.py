@@ -1,12 +1,13 @@
 """Chunked over rows, the gradient made in the forward pass while the chunk's probabilities are at hand.
 
-    logp[t] = z[t, y] − logsumexp(z[t]),  z = h Wᵀ          ∂logp[t]/∂h[t] = W[y] − softmax(z[t]) W
+    logp[t] = z[t, y] − logsumexp(z[t]),  z = h Wᵀ          ∂logp[t]/∂h[t] = −(softmax(z[t]) − onehot(y)) W
 
 The derivative of one row needs nothing of the other rows nor of the loss on top: whatever the objective (SFT, DPO,
 KTO, a KL monitor), its gradient at row t is a scalar times that vector. So the forward keeps the (T, D) vectors, the
 backward scales them, and two products a chunk are all there is; a backward that recomputes would need three. The head
 is frozen: no gradient for it is made. Making the gradient in the forward is the idea of Liger's fused linear
-cross-entropy (arXiv:2410.10989); keeping it per row makes it independent of the objective.
+cross-entropy (arXiv:2410.10989); keeping it per row makes it independent of the objective. The 1 of the one-hot is taken off
+in float32, before the product: W[y] − softmax(z) W afterwards would cancel away for tokens that the model is sure of.
 """
 
 from typing import Any
@@ -29,12 +30,11 @@ def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, out: Tensor, gradient:
         total = wide.sub_(top).exp_().sum(-1, keepdim=True)
         logp.copy_((chosen - top - total.log()).squeeze(1))
         if gradient is not None:
-            torch.div(wide, total, out=wide)
+            wide.div_(total).scatter_add_(1, target.unsqueeze(1), -torch.ones_like(chosen))
             if wide.data_ptr() != part.data_ptr():
                 part.copy_(wide)
     if gradient is not None:
-        torch.mm(logits, head, out=gradient)  # softmax(z) W
-        torch.sub(head[targets], gradient, out=gradient)
+        torch.mm(logits, head, out=gradient)
 
 
 class _SelectedLogprobs(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dlogps: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * dlogps.unsqueeze(1).to(gradient.dtype), None, None
+        return gradient * -dlogps.unsqueeze(1).to(gradient.dtype), None, None
 
 
 def selected_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

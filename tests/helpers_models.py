@@ -1,0 +1,68 @@
+"""Tiny random models, as `transformers` makes and saves them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging
+
+from luthier.models.decoder import Decoder
+from luthier.models.lora import Adapter
+from luthier.models.weights import load_decoder
+
+logging.disable_progress_bar()
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+KINDS = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+}
+
+
+def make_twin(folder: Path, kind: str, *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+    """A random model of `kind`, saved to `folder` in float32; biases and norms are random too, so that none is idle."""
+    config_class, model_class = KINDS[kind]
+    torch.manual_seed(seed)
+    config = config_class(**{**SMALL, **changes})
+    config._attn_implementation = "eager"
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.5)
+            elif "norm" in name:
+                parameter.normal_(1.0, 0.2)
+            else:
+                parameter.mul_(4)  # the usual start makes nearly flat attention, which would hide mistakes
+    model.save_pretrained(folder)
+    return model
+
+
+def decoder_of(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The folder's model in ours."""
+    return load_decoder(folder, dtype=dtype)
+
+
+def full_adapter(decoder: Decoder, *, rank: int = 4, alpha: float = 8, seed: int = 5) -> Adapter:
+    """An adapter that changes every linear: B is random, not zero."""
+    adapter = Adapter(decoder.spec, rank, alpha, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for pairs in adapter.layers:
+            for pair in pairs.values():
+                for b in pair.bs:
+                    b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
+    return adapter

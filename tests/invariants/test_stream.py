@@ -1,0 +1,86 @@
+"""What must not change the result: packing, the cut into microsteps, an adapter that is off or fresh."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers_models import decoder_of, full_adapter, make_twin
+from helpers_numerics import assert_same
+from luthier.kernels.segments import Segments
+from luthier.models.decoder import Decoder
+from luthier.models.lora import Adapter
+
+LENGTHS = [5, 1, 23, 300, 2, 40]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    folder: Path = tmp_path_factory.mktemp("model")
+    make_twin(folder, "llama", max_position_embeddings=512)
+    return decoder_of(folder)
+
+
+def stream() -> tuple[torch.Tensor, Segments]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(3, 160, (sum(LENGTHS),), generator=generator), Segments.of(LENGTHS)
+
+
+def test_packed_is_alone(decoder: Decoder) -> None:
+    tokens, segments = stream()
+    adapter = full_adapter(decoder)
+    packed = decoder.hidden(tokens, segments, adapter)
+    for start, end in segments.spans:
+        alone = decoder.hidden(tokens[start:end], Segments.of([end - start]), adapter)
+        assert_same(packed[start:end], alone, tolerance=1e-5)
+
+
+def test_a_segment_does_not_see_its_neighbours(decoder: Decoder) -> None:
+    tokens, segments = stream()
+    changed = tokens.clone()
+    changed[: LENGTHS[0]] = 7
+    before, after = decoder.hidden(tokens, segments), decoder.hidden(changed, segments)
+    assert torch.equal(before[LENGTHS[0] :], after[LENGTHS[0] :])
+    assert not torch.equal(before[: LENGTHS[0]], after[: LENGTHS[0]])
+
+
+def test_one_times_all_is_all_times_one(decoder: Decoder) -> None:
+    """The gradient of a step does not depend on how it is cut; not even its mean drifts."""
+    tokens, segments = stream()
+    targets = [torch.arange(s + (e - s) // 3 + 1, e) for s, e in segments.spans]
+    number = sum(len(t) for t in targets)
+    whole, parts = full_adapter(decoder), full_adapter(decoder)
+    (-decoder.logprobs(tokens, segments, torch.cat(targets), whole).sum() / number).backward()
+    for (start, end), target in zip(segments.spans, targets, strict=True):
+        if len(target):
+            single = Segments.of([end - start])
+            (-decoder.logprobs(tokens[start:end], single, target - start, parts).sum() / number).backward()
+    assert_same(parts.grad, whole.grad, tolerance=1e-5)
+    assert abs((parts.grad - whole.grad).mean()) < 1e-7 * whole.grad.abs().mean() * 100
+
+
+def test_a_fresh_adapter_is_the_base_bit_for_bit(decoder: Decoder) -> None:
+    tokens, segments = stream()
+    fresh = Adapter(decoder.spec, 4, 8)
+    assert torch.equal(decoder.hidden(tokens, segments, fresh), decoder.hidden(tokens, segments))
+
+
+def test_a_fresh_adapter_is_the_base_in_bf16(tmp_path: Path) -> None:
+    make_twin(tmp_path, "qwen2")
+    decoder = decoder_of(tmp_path, torch.bfloat16)
+    tokens = torch.arange(3, 50)
+    segments = Segments.of([20, 27])
+    assert torch.equal(
+        decoder.hidden(tokens, segments, Adapter(decoder.spec, 4, 8)), decoder.hidden(tokens, segments)
+    )
+
+
+def test_gradients_accumulate_in_the_flat_buffer(decoder: Decoder) -> None:
+    tokens, segments = stream()
+    adapter = full_adapter(decoder)
+    target = torch.tensor([2, 50, 100])
+    (-decoder.logprobs(tokens, segments, target, adapter).sum()).backward()
+    once = adapter.grad.clone()
+    (-decoder.logprobs(tokens, segments, target, adapter).sum()).backward()
+    assert_same(adapter.grad, 2 * once, tolerance=1e-6)
+    assert adapter.flat.grad is adapter.grad

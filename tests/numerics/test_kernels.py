@@ -1,0 +1,151 @@
+"""Each op against its naive form: derivatives in float64, and an error budget in float32 and bf16."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers_numerics import assert_same, assert_within_budget, randn
+from luthier.kernels.attention import attention, attention_cached
+from luthier.kernels.attention.naive import attention as attention_naive
+from luthier.kernels.lora_linear import lora_linear
+from luthier.kernels.lora_linear.naive import lora_linear as lora_linear_naive
+from luthier.kernels.rms_norm import rms_norm
+from luthier.kernels.rms_norm.naive import rms_norm as rms_norm_naive
+from luthier.kernels.rope import rope
+from luthier.kernels.rope.naive import rope as rope_naive
+from luthier.kernels.segments import Segments
+from luthier.kernels.selected_logprobs import selected_logprobs
+from luthier.kernels.selected_logprobs.naive import selected_logprobs as selected_logprobs_naive
+from luthier.kernels.swiglu import swiglu
+from luthier.kernels.swiglu.naive import swiglu as swiglu_naive
+
+Op = Callable[..., Tensor]
+MARGIN = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
+
+
+def compare(op: Op, naive: Op, inputs: list[Tensor], *, frozen: int = 0) -> None:
+    """Output and gradients of `op` against `naive`; the last `frozen` inputs get none.
+
+    In float64 they must agree to 1e-10; in float32 and bf16 the op must stay within the naive form's error budget.
+    """
+
+    def run(f: Op, dtype: torch.dtype) -> list[Tensor]:
+        taken = [x.detach().to(dtype) for x in inputs]
+        free = taken[: len(taken) - frozen]
+        for x in free:
+            x.requires_grad_()
+        y = f(*taken)
+        y.backward(randn(*y.shape, seed=99).to(y.dtype))
+        return [y.detach(), *[x.grad for x in free]]
+
+    truth = run(naive, torch.float64)
+    for ours, true in zip(run(op, torch.float64), truth, strict=True):
+        assert_same(ours, true, tolerance=1e-10)
+    for dtype, margin in MARGIN.items():
+        for i, (ours, plain, true) in enumerate(zip(run(op, dtype), run(naive, dtype), truth, strict=True)):
+            assert_within_budget(ours, plain, true, margin=margin, what=f"{dtype} tensor {i}")
+
+
+@pytest.mark.parametrize("shape", [(7, 16), (1, 5), (33, 123)])
+def test_rms_norm(shape: tuple[int, int]) -> None:
+    weight = randn(shape[1], seed=1)
+    compare(
+        lambda x: rms_norm(x, weight.to(x.dtype), 1e-5), lambda x: rms_norm_naive(x, weight.to(x.dtype), 1e-5),
+        [randn(*shape)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (1, 2), (17, 246)])
+def test_swiglu(shape: tuple[int, int]) -> None:
+    compare(swiglu, swiglu_naive, [randn(*shape)])
+
+
+@pytest.mark.parametrize(("tokens", "heads", "values", "size"), [(9, 3, 1, 8), (1, 2, 2, 4), (31, 12, 3, 16)])
+def test_rope_turns_only_the_first_heads(tokens: int, heads: int, values: int, size: int) -> None:
+    angles = randn(tokens, size // 2, seed=3)
+    cos, sin = angles.cos(), angles.sin()
+
+    def naive(x: Tensor) -> Tensor:
+        parts = x.unflatten(1, (-1, size))
+        return torch.cat([rope_naive(parts[:, :heads], cos, sin), parts[:, heads:]], 1).flatten(1)
+
+    def ours(x: Tensor) -> Tensor:
+        return rope(x * 1, cos, sin, heads)  # in place, so on a copy
+
+    compare(ours, naive, [randn(tokens, (heads + values) * size)])
+
+
+@pytest.mark.parametrize(("outs", "rank"), [([8], 4), ([12, 4, 4], 2), ([5, 5], 1), ([33], 16)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_lora_linear(outs: list[int], rank: int, biased: bool) -> None:
+    m, n = 24, sum(outs)
+    weight, bias = randn(n, m, seed=1), randn(n, seed=2) if biased else None
+    x, a = randn(13, m), randn(len(outs) * rank, m, seed=3)
+    bs = [randn(out, rank, seed=4 + i) for i, out in enumerate(outs)]
+
+    def with_(f: Op) -> Op:
+        def call(x: Tensor, a: Tensor, *bs: Tensor) -> Tensor:
+            return f(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), a, list(bs), 0.5)
+
+        return call
+
+    compare(with_(lora_linear), with_(lora_linear_naive), [x, a, *bs])
+
+
+def test_lora_linear_keeps_float32_gradients_of_bf16_products() -> None:
+    a, b = randn(4, 24, dtype=torch.float32, grad=True), randn(8, 4, dtype=torch.float32, grad=True)
+    y = lora_linear(randn(5, 24, dtype=torch.bfloat16), randn(8, 24, dtype=torch.bfloat16), None, a, [b], 2.0)
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and a.grad.dtype == b.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 7), (19, 123), (300, 50)])
+def test_selected_logprobs(rows: int, vocab: int) -> None:
+    head, targets = randn(vocab, 12, seed=1), torch.arange(rows) * 5 % vocab
+
+    def with_(f: Op) -> Op:
+        return lambda hidden: f(hidden, head.to(hidden.dtype), targets)
+
+    compare(with_(selected_logprobs), with_(selected_logprobs_naive), [randn(rows, 12)])
+
+
+def test_selected_logprobs_survives_extreme_logits() -> None:
+    hidden = torch.tensor([[1e4], [-1e4]], dtype=torch.float64, requires_grad=True)
+    head = torch.tensor([[1.0], [0.5], [-1.0]], dtype=torch.float64)
+    logps = selected_logprobs(hidden, head, torch.tensor([0, 0]))
+    logps.sum().backward()
+    assert logps.tolist() == [0.0, -2e4]
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_selected_logprobs_does_not_touch_its_inputs() -> None:
+    hidden, head = randn(20, 8, dtype=torch.float32), randn(30, 8, seed=1, dtype=torch.float32)
+    before = hidden.clone(), head.clone()
+    selected_logprobs(hidden, head, torch.zeros(20, dtype=torch.long))
+    assert torch.equal(hidden, before[0]) and torch.equal(head, before[1])
+
+
+SEGMENTS = [[1], [5], [3, 1, 7], [2, 300, 1, 40]]
+
+
+@pytest.mark.parametrize("lengths", SEGMENTS)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (5, 1)])
+@pytest.mark.parametrize("window", [None, 3])
+def test_attention(lengths: list[int], heads: int, kv_heads: int, window: int | None) -> None:
+    segments = Segments.of(lengths)
+    compare(
+        lambda x: attention(x, segments, heads, kv_heads, window),
+        lambda x: attention_naive(x, segments, heads, kv_heads, window),
+        [randn(sum(lengths), (heads + 2 * kv_heads) * 8)],
+    )
+
+
+@pytest.mark.parametrize("window", [None, 2, 50])
+def test_attention_to_a_cache_is_the_last_row_of_attention(window: int | None) -> None:
+    qkv = randn(9, (6 + 2 * 2) * 8)
+    whole = attention_naive(qkv, Segments.of([9]), 6, 2, window)
+    q, k, v = qkv.unflatten(1, (-1, 8)).split([6, 2, 2], dim=1)
+    last = attention_cached(q[-1], k.transpose(0, 1), v.transpose(0, 1), window)
+    assert_same(last, whole[-1], tolerance=1e-12)
