@@ -14,7 +14,7 @@ from luthier.data.records import Message, Record
 from luthier.data.render import MOVED, NO_STOP, SPLIT, TEXT_END, UNASKED, Renderer, Row
 from luthier.data.spans import Disguise, Turn
 from luthier.data.template import ChatTemplate, load_template
-from luthier.data.tokenizer import Tokenizer
+from luthier.data.tokenizer import Piece, Tokenizer
 
 TODAY = date(2026, 7, 3)
 CHAT = [name for name, style in STYLES.items() if style.template is not None]
@@ -272,7 +272,7 @@ def test_bad_records_are_named_and_the_others_rendered(renderers: dict[str, Rend
         ),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "shows the assistant's message 2 times"),
         (
-            "{% for m in messages %}{{ m.role if messages[-1].role == 'user' else 'x' }}{{ m.content | length }}"
+            "{% for m in messages %}{{ m.role if messages[-1].role == 'user' else 'x' }}#"
             "{{ m.content if m.role == 'assistant' }}{% endfor %}",
             "otherwise than when it asks",
         ),
@@ -313,6 +313,24 @@ def test_a_closing_mark_that_is_no_token_is_trained_before_eos(tmp_path: Path) -
     with renderer._need_template():
         (row,) = renderer.render(chat("a", "b", "c", "d"))
         assert spelled(renderer.tokenizer, row.ids[row.mask]) == " b ## d ##<|im_end|>"
+
+
+def test_a_row_that_fails_its_proof_is_an_error_of_its_record(
+    renderers: dict[str, Renderer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = renderers["chatml"]
+    encode = renderer.tokenizer.encode_parts
+
+    def forgets_the_word_hello(parts: list[Piece | int]) -> list[list[int]]:
+        return [
+            [] if isinstance(part, Piece) and part.text == "Hello" else ids
+            for part, ids in zip(parts, encode(parts), strict=True)
+        ]
+
+    monkeypatch.setattr(renderer.tokenizer, "encode_parts", forgets_the_word_hello)
+    bad, good = renderer.render_many([chat("a", "Hello"), chat("a", "b")])
+    assert str(bad) == "file.jsonl:7: mask proof failed: the trained tokens do not spell the answer"
+    assert not isinstance(good, DataError)
 
 
 def test_the_proof_finds_every_kind_of_mistake(tmp_path: Path) -> None:

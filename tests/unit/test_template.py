@@ -99,6 +99,12 @@ def test_many_large_conversations_neither_block_nor_mix() -> None:
     assert chat.render_many([([{"role": "user", "content": text}], False) for text in texts]) == texts
 
 
+def test_requests_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "_BATCH_CHARS", 10)
+    conversations = [([{"role": "user", "content": "a" * 6}], False)] * 5
+    assert [len(batch) for batch in template_module._batches(conversations)] == [2, 2, 1]
+
+
 def test_a_syntax_error_names_the_line() -> None:
     with pytest.raises(DataError, match=r"no valid jinja: line 2: .*(?s:.*)chat_template: FILE\.jinja"):
         make("a\n{% if %}").render(HI, False)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
 from luthier.data.spans import Disguise, Turn
-from luthier.data.tokenizer import Piece, Tokenizer
+from luthier.data.tokenizer import Piece, Place, Tokenizer
 
 
 def prove(
@@ -44,26 +44,36 @@ def prove(
             raise DataError("mask proof failed: an answer has no trained token")
         if stop is not None and trained[-1] != stop:
             raise DataError("mask proof failed: the token that ends the answer is not trained")
-        region = turn.view[turn.start : turn.end]
-        if not _spells(tokenizer, disguise, trained, region, tokenizer.eos_token if closed else ""):
+        before = tokenizer.split_rendered(turn.prompt)
+        place = Place.START if not before else Place.TEXT if isinstance(before[-1], Piece) else Place.SPECIAL
+        region = shown(tokenizer.split_rendered(turn.view[turn.start : turn.end], place), disguise)
+        if not _spell(tokenizer, trained, [*region, tokenizer.eos_id] if closed else region):
             raise DataError("mask proof failed: the trained tokens do not spell the answer")
 
 
-def _spells(tokenizer: Tokenizer, disguise: Disguise, ids: list[int], region: str, added: str) -> bool:
-    """Whether `ids` spell `region` (with hidden special tokens) and `added`.
+def _spell(tokenizer: Tokenizer, ids: list[int], parts: Sequence[Piece | int]) -> bool:
+    """Whether `ids` spell `parts`, byte by byte.
 
-    A leading space that the tokenizer itself puts before a text does not count. A tokenizer that changes text
-    (normalises Unicode, swallows whitespace at special tokens) is measured by what it makes of the region alone.
+    Text counts as the tokenizer's normalizer leaves it, and a space that the tokenizer puts before a text is allowed.
+    Only where the bytes of a token are not known (the unknown token, decoders other than ByteLevel and SentencePiece)
+    are the ids compared with what the parts give when they are encoded once more.
     """
-    spelled = _bytes(tokenizer, ids)
-    expected = (disguise.show(region) + added).encode()
-    if spelled == expected:
-        return True
-    alone = flatten(tokenizer.encode_parts(shown(tokenizer.split_rendered(region), disguise)))
-    wanted = [expected, _bytes(tokenizer, alone) + added.encode()]
-    if tokenizer.leading_space:
-        return spelled.removeprefix(b" ") in [text.removeprefix(b" ") for text in wanted]
-    return spelled in wanted
+    if not tokenizer.knows_bytes(ids):
+        return ids == flatten(tokenizer.encode_parts(parts))
+    found: list[bytes | int] = []
+    for number in ids:
+        if tokenizer.is_special(number):
+            found.append(number)
+        elif found and isinstance(found[-1], bytes):
+            found[-1] += tokenizer.token_bytes(number)
+        else:
+            found.append(tokenizer.token_bytes(number))
+    wanted = [tokenizer.normalize(part.text).encode() if isinstance(part, Piece) else part for part in parts]
+    wanted = [part for part in wanted if part != b""]
+    return len(found) == len(wanted) and all(
+        have == want or (tokenizer.leading_space and isinstance(want, bytes) and have == b" " + want)
+        for have, want in zip(found, wanted, strict=True)
+    )
 
 
 def shown(parts: Iterable[Piece | int], disguise: Disguise) -> list[Piece | int]:
@@ -74,7 +84,3 @@ def shown(parts: Iterable[Piece | int], disguise: Disguise) -> list[Piece | int]
 def flatten(ids: Iterable[Iterable[int]]) -> list[int]:
     """The ids of all parts in one list."""
     return [number for part in ids for number in part]
-
-
-def _bytes(tokenizer: Tokenizer, ids: Iterable[int]) -> bytes:
-    return b"".join(map(tokenizer.token_bytes, ids))

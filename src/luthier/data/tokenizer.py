@@ -111,7 +111,8 @@ class Tokenizer:
         self._whole = self._by_place[Place.START]
         # A text may become the unknown token, if the model has one, and no other special token.
         name, number = data["model"].get("unk_token"), data["model"].get("unk_id")  # the second in Unigram models
-        self._never_text = frozenset(self._special_texts) - {self._whole.token_to_id(name) if name else number}
+        self._unknown_id = self._whole.token_to_id(name) if name else number
+        self._never_text = frozenset(self._special_texts) - {self._unknown_id}
         # A token past the vocabulary gets the next free id when it is loaded: that must be the id in the file.
         names = {private_name(number): number for number in ids.values()}
         names |= {text: number for number, text in self._words.items()}
@@ -205,6 +206,16 @@ class Tokenizer:
         if known is None:
             known = self._token_bytes[number] = self._find_bytes(number)
         return known
+
+    def normalize(self, text: str) -> str:
+        """`text` as the tokenizer reads it, after Unicode normalisation and the like, with spaces as spaces."""
+        normalizer = self._by_place[Place.TEXT].normalizer
+        text = text if normalizer is None else normalizer.normalize_str(text)
+        return text if self._read_bytes is level_bytes else text.replace("▁", " ")
+
+    def knows_bytes(self, ids: Iterable[int]) -> bool:
+        """Whether `token_bytes` is exact for all of `ids`."""
+        return self._read_bytes is not None and self._unknown_id not in ids
 
     def special_text(self, number: int) -> str:
         """The spelling of the special token `number`."""

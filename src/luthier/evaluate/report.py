@@ -150,7 +150,12 @@ def _commands(run: RunSummary) -> list[tuple[str, str]]:
         commands.append(("Go on from the last checkpoint", f"luthier train --resume {folder}"))
     elif (run.path / "recipe.yaml").is_file() and run.status != RUNNING:
         recipe, again = shlex.quote(str(run.path / "recipe.yaml")), shlex.quote(f"{run.path}-2")
-        commands.append(("Train again with a change", f"luthier train {recipe} num_epochs=2 output_dir={again}"))
+        commands.append(
+            (
+                "Train again with a change, such as another number of epochs",
+                f"luthier train {recipe} num_epochs=2 output_dir={again}",
+            )
+        )
     return commands
 
 

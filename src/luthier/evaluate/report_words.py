@@ -65,7 +65,7 @@ def judge(run: RunSummary) -> Verdict:
     else:
         tone = "flat"
         belief = (
-            "There is nothing to believe yet: no change at all is inside the interval. More held-out records narrow "
+            "There is nothing to believe yet: the interval includes no change at all. More held-out records narrow "
             "it, more training or more data may move it."
         )
     words = "No measurable difference" if comparison.verdict == SAME else _capital(comparison.verdict)

@@ -66,6 +66,7 @@ _BATCH = "the batch is a budget of tokens here: 8 rows of about 512 tokens are b
 _MICRO = f"{_BATCH}; micro_batch_tokens bounds one pass and may stay auto"
 _PACKED = "remove the line: rows are always packed without padding and never see each other"
 _BITS = "remove the line: this version trains over an unquantised base; dtype chooses bf16 or fp32"
+_MEMORY = "remove the line; if memory runs out, lower micro_batch_tokens"
 _DTYPE = "write dtype: bf16, fp32 or auto"
 _ATTENTION = "remove the line: attention is chosen to fit the device"
 _TEMPLATE = "the model's own template is used; for another, write chat_template with the path of a .jinja file"
@@ -109,8 +110,8 @@ FOREIGN: dict[str, str] = {
     "fp32": _DTYPE,
     "precision": _DTYPE,
     "tf32": "remove the line: dtype is the only setting of number formats",
-    "gradient_checkpointing": "remove the line: activations are kept or recomputed as memory allows",
-    "grad_checkpoint": "remove the line: activations are kept or recomputed as memory allows",
+    "gradient_checkpointing": _MEMORY,
+    "grad_checkpoint": _MEMORY,
     "optim": _OPTIMIZER,
     "optimizer": _OPTIMIZER,
     "adam_beta1": _OPTIMIZER,
@@ -142,7 +143,7 @@ FOREIGN: dict[str, str] = {
     "saves_per_epoch": "write save_steps, the number of steps between two checkpoints",
     "save_strategy": "write save_steps, the number of steps between two checkpoints",
     "save_safetensors": "remove the line: nothing but safetensors is written",
-    "load_best_model_at_end": "remove the line: the best checkpoint by validation loss becomes the adapter",
+    "load_best_model_at_end": "remove the line: every validation records whether it was the best so far",
     "resume_from_checkpoint": "remove the line: resuming is asked for on the command line, see `luthier train --help`",
     "overwrite_output_dir": "remove the line: a finished run is never overwritten; choose another output_dir",
     "logging_steps": "remove the line: every step is recorded",
@@ -188,7 +189,7 @@ DATASET_FOREIGN: dict[str, str] = {
     "train_on_split": "remove the line: the whole file is read; list validation files under val_datasets",
     "name": "remove the line: a path is all a data file needs; nothing is downloaded during a run",
     "ds_type": "remove the line: the kind of file is read from its ending",
-    "weight": "remove the line: every row is used once an epoch; list a path in two files to repeat it",
+    "weight": "remove the line: every row is used once an epoch",
     "shards": "remove the line: the whole file is read",
     "chat_template": "write chat_template at the top level of the recipe",
     "roles_to_train": _MASK,

@@ -83,7 +83,10 @@ def _value(node: Any, loc: Loc, lines: dict[Loc, int], yaml: Any, place: Callabl
             values.append(_value(child, (*loc, index), lines, yaml, place))
         return values
     if isinstance(node, ScalarNode) and tag.removeprefix(_TAG) in ("str", "int", "float", "bool", "null", "timestamp"):
-        return _scalar(node, yaml)
+        value = _scalar(node, yaml)
+        if isinstance(value, str) and "\0" in value:
+            raise RecipeError("a text with a NUL character", where=where, fix="delete the character")
+        return value
     raise RecipeError(f"tag {tag.replace(_TAG, '!!')}: recipes hold plain values only", where=where, fix="remove it")
 
 
@@ -91,8 +94,8 @@ def _mapping(node: Any, loc: Loc, lines: dict[Loc, int], yaml: Any, place: Calla
     values: dict[str, Any] = {}
     for key_node, child in node.value:
         line = key_node.start_mark.line + 1
-        key = _value(key_node, loc, {}, yaml, place)
-        if not isinstance(key, str) or key_node.tag == _TAG + "merge":
+        key = _value(key_node, loc, {}, yaml, place) if key_node.tag == _TAG + "str" else None
+        if key is None:
             raise RecipeError("a key must be a plain word", where=place(line))
         if key in values:
             what = f'"{key}" is given twice, the first time on line {lines[(*loc, key)]}'

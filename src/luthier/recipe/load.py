@@ -15,6 +15,9 @@ from luthier.recipe.schema import Recipe
 # A recipe is a page. What is larger is some other file, given by mistake.
 MAX_BYTES = 1_000_000
 
+_TEXT_FIELDS = {name for name, info in Recipe.model_fields.items() if info.annotation is str}
+_TEXT_KEYS = _TEXT_FIELDS | {alias for alias, name in ALIASES.items() if name in _TEXT_FIELDS}
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecipe:
@@ -58,7 +61,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     fields = _Fields({}, {(): str(path)}, {}, [])
     given = [(key, value, f"{path}:{document.lines[(key,)]}") for key, value in document.value.items()]
     _add(fields, given, _inner_places(document, path))
-    _add(fields, [(item.key, item.value, item.where) for item in parse_overrides(overrides)], {})
+    _add(fields, [(item.key, item.value, item.where) for item in parse_overrides(overrides, _TEXT_KEYS)], {})
     source = Source(fields.places, fields.spellings)
     recipe = Recipe.model_validate(fields.values, context=source)
     return LoadedRecipe(recipe, fields.notes, path)
@@ -119,8 +122,8 @@ def _add(fields: _Fields, given: Iterable[tuple[str, Any, str]], inner: Mapping[
 def _given_twice(key: str, where: str, other_key: str, other_where: str, name: str) -> Problem:
     if key == other_key:
         return Problem(f"{key} is given twice", where, "keep one of the two")
-    what = f"{key} and {other_key} ({other_where}) are both {name}"
-    return Problem(what, where, f"keep one of the two, best as {name}")
+    what = f"{key} and {other_key} ({other_where}) are the same setting"
+    return Problem(what, where, f"keep one of the two, as {name}")
 
 
 def _forget(fields: _Fields, name: str) -> None:

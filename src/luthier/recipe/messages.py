@@ -61,7 +61,7 @@ def recipe_error(problems: Sequence[Problem], source: Source) -> RecipeError:
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], source: Source) -> list[Problem]:
-    """Every mistake that pydantic found, one per field, ours in words and order of the file where lines are known."""
+    """Every mistake that pydantic found, one a field, in the order they were written in; what is missing comes last."""
     problems: dict[Loc, Problem] = {}
     missing: list[Loc] = []
     meant: set[Loc] = set()  # fields that an unknown key was probably meant to be
@@ -73,14 +73,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source) 
             problems[loc], nearest = _unknown_key(loc, entry["input"], model, source)
             meant.add((*loc[:-1], nearest))
         else:
-            value = entry["input"]
-            problems.setdefault(loc, _wrong_value(loc, value, model, source))
-    for loc in missing:
-        if loc not in meant:
-            allowed = allowed_text(_field_of(model, loc))
-            what = f"{source.name(loc)} is missing"
-            problems[loc] = Problem(what, source.where(loc[:-1]), f"add {loc[-1]}: {allowed}")
-    return list(problems.values())
+            problems.setdefault(loc, _wrong_value(loc, entry["input"], model, source))
+    written = list(source.places)
+    found = sorted(problems, key=lambda loc: written.index(loc) if loc in source.places else len(written))
+    absent = [_missing(loc, model, source) for loc in missing if loc not in meant]
+    return [problems[loc] for loc in found] + absent
 
 
 def nearest_key(key: str, fields: Sequence[str], aliases: Mapping[str, str], foreign: Mapping[str, str]) -> str:
@@ -91,7 +88,7 @@ def nearest_key(key: str, fields: Sequence[str], aliases: Mapping[str, str], for
 
 
 def allowed_text(info: FieldInfo) -> str:
-    """What a field accepts: `a whole number from 1 to 512`, `cut or drop`, `a number above 0 or auto`."""
+    """What a field accepts: `a whole number from 1 to 512`, `cut or drop`, `auto or a number above 0`."""
     return _allowed(info.annotation, info.metadata)
 
 
@@ -121,7 +118,13 @@ def _field_of(model: type[BaseModel], loc: Loc) -> FieldInfo:
     return dataset.model_fields[str(loc[2])]
 
 
+def _missing(loc: Loc, model: type[BaseModel], source: Source) -> Problem:
+    fix = f"add {loc[-1]}: {_field_of(model, loc).description}"
+    return Problem(f"{source.name(loc)} is missing", source.where(loc[:-1]), fix)
+
+
 def _unknown_key(loc: Loc, value: Any, model: type[BaseModel], source: Source) -> tuple[Problem, str]:
+    """The problem, and the field that the key was probably meant to be, or ""."""
     key, where = str(loc[-1]), source.where(loc)
     if len(loc) == 1:
         fields, aliases, foreign = list(model.model_fields), ALIASES, FOREIGN
@@ -134,12 +137,12 @@ def _unknown_key(loc: Loc, value: Any, model: type[BaseModel], source: Source) -
         return Problem(f"{key} is a setting of other tools that Luthier does not have", where, foreign[key]), ""
     what = f'unknown key "{key}"' + (f" in {source.name(loc[:-1])}" if len(loc) > 1 else "")
     nearest = aliases.get(key) or nearest_key(key, fields, aliases, foreign)
+    if len(loc) == 1 and isinstance(value, dict) and nearest not in _DATASET_LISTS:
+        return Problem(what, where, f"a recipe is flat: move the keys of {key} to the top level"), ""
     if nearest in foreign:
         return Problem(what, where, f"if {nearest} was meant: {foreign[nearest]}"), ""
     if nearest:
         return Problem(what, where, f"did you mean {nearest}?"), nearest
-    if len(loc) == 1 and isinstance(value, dict):
-        elsewhere = f"a recipe is flat: move the keys of {key} to the top level"
     return Problem(what, where, elsewhere), ""
 
 
@@ -148,7 +151,6 @@ def _wrong_value(loc: Loc, value: Any, model: type[BaseModel], source: Source) -
     if len(loc) == 2:
         return Problem(f"{source.name(loc)} must be a path, or a path and a type, not {shown(value)}", where)
     info = _field_of(model, loc)
-    # Inside a union or a list pydantic may report a part; the field's own value is the same except for lists.
     what = f"{source.name(loc)} must be {allowed_text(info)}, not {shown(value)}"
     return Problem(what, where, _value_fix(str(loc[-1]), value, info))
 
@@ -163,6 +165,8 @@ def _value_fix(name: str, value: Any, info: FieldInfo) -> str:
             return f"did you mean {near[0]}?"
         if _is_number(value) and str not in annotations and not (choices and len(annotations) == 1):
             return "write the number without quotes"
+    if isinstance(value, dict) and get_origin(info.annotation) is list:
+        return "start the entry with a dash: - path: FILE"
     if isinstance(value, int | float) and str in annotations:
         return "put it in quotes"
     return ""
@@ -184,7 +188,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         bounds = [bound for item in extra for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
         return _allowed(inner, bounds)
     if origin in (Union, types.UnionType):
-        return " or ".join(_allowed(part) for part in get_args(annotation))
+        # words before numbers, so that "auto or a number above 0" cannot be misread
+        return " or ".join(sorted(map(_allowed, get_args(annotation)), key=lambda text: "number" in text))
     if origin is Literal:
         *first, last = get_args(annotation)
         return f"{', '.join(first)} or {last}" if first else last
@@ -194,16 +199,17 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "null"
     if annotation is str:
         pattern = any(getattr(item, "pattern", None) for item in metadata)
-        return "the path of a .jinja file" if pattern else "text"
+        return "the path of a .jinja file" if pattern else "a text"
     noun = "a whole number" if annotation is int else "a number"
     return " ".join([noun, *_bounds(metadata)])
 
 
 def _bounds(metadata: Sequence[Any]) -> list[str]:
+    """The bounds in words; no field has more than one lower and one upper."""
     low = [f"above {m.gt:g}" if isinstance(m, Gt) else f"from {m.ge:g}" for m in metadata if isinstance(m, Gt | Ge)]
     high = [f"below {m.lt:g}" if isinstance(m, Lt) else f"to {m.le:g}" for m in metadata if isinstance(m, Lt | Le)]
     if low and not high and low[0].startswith("from"):
         return [low[0], "up"]
-    if low and high and low[0].startswith("above") and high[0].startswith("to"):
-        return [low[0], "and up", high[0]]
+    if low and high and high[0].startswith("below"):
+        return [low[0], "to", high[0]]
     return low + high

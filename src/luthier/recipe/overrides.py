@@ -1,6 +1,6 @@
 """Settings given on the command line: `learning_rate=1e-4`, `--learning-rate=1e-4`, `--learning-rate 1e-4`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,18 @@ class Override:
     where: str
 
 
-def parse_overrides(items: Sequence[str]) -> list[Override]:
+def parse_overrides(items: Sequence[str], text_keys: Collection[str] = ()) -> list[Override]:
     """Read command-line words as settings. Values are YAML: numbers, true, null, text, or a `[flow, list]`.
+
+    The values of `text_keys` are text whatever they look like: `output_dir=2026` names a folder.
 
     Raises:
         RecipeError: a word that is no setting, a setting without a value, a value that is not YAML.
     """
-    return list(_parse(items))
+    return list(_parse(items, text_keys))
 
 
-def _parse(items: Sequence[str]) -> Iterator[Override]:
+def _parse(items: Sequence[str], text_keys: Collection[str]) -> Iterator[Override]:
     words = iter(items)
     for word in words:
         spelling, equals, text = word.partition("=")
@@ -40,8 +42,10 @@ def _parse(items: Sequence[str]) -> Iterator[Override]:
                 raise RecipeError("no value given", where=where, fix=f"write {spelling} VALUE")
         key = spelling.removeprefix("--").replace("-", "_")
         if not _is_key(key):
-            raise RecipeError("not a setting", where=where, fix="settings are key=value or --key value")
-        yield Override(key, _value(text, where), where)
+            raise RecipeError(
+                "not a setting", where=f"command line: {word}", fix="settings are key=value or --key value"
+            )
+        yield Override(key, text if key in text_keys else _value(text, where), where)
 
 
 def _value(text: str, where: str) -> Any:

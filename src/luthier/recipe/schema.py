@@ -38,7 +38,7 @@ class Dataset(BaseModel):
 
     path: Text = Field(description="file (.jsonl, .json, .csv, .parquet, .txt, .gz of these) or a folder of them")
     type: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = Field(
-        "auto", description="how a row is laid out; auto reads it from the first row's keys"
+        "auto", description="how a row is laid out; auto reads it from the rows' keys"
     )
 
     @model_validator(mode="before")
@@ -120,7 +120,9 @@ class Recipe(BaseModel):
     @field_validator("datasets", "val_datasets", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path) else value
+        if isinstance(value, str | Path):
+            return [value]
+        return list(value) if isinstance(value, tuple) else value
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,50 +1,96 @@
 """Recipes as YAML: the resolved one that a run keeps, and the commented one that `luthier init` writes."""
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from luthier.recipe.messages import allowed_text
 from luthier.recipe.schema import Recipe
 
-# Texts that need no quotes: they start with a letter or a path, and have no character that YAML reads.
+# Texts that need no quotes: they start with a letter or a path, and have no character that YAML gives a meaning.
 _PLAIN = re.compile(r"(?:\.{0,2}/|~/|[A-Za-z])[A-Za-z0-9_./+-]*")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
-_SECTIONS = {
-    "What is trained": ("base_model", "adapter", "lora_r", "lora_alpha"),
-    "On what": (
-        ("datasets", "val_datasets", "val_set_size", "sequence_len", "too_long", "on_bad_row", "chat_template")
-    ),
-    "How": (
-        "batch_tokens micro_batch_tokens learning_rate lr_scheduler warmup_ratio weight_decay max_grad_norm "
-        "num_epochs max_steps"
-    ).split(),
-    "Watching and keeping": (
-        "eval_steps save_steps keep_checkpoints early_stopping_patience num_samples max_new_tokens"
-    ).split(),
-    "Where": ("seed", "dtype", "device", "output_dir"),
+# The first field under each heading of a commented recipe; the order is the schema's.
+_HEADINGS = {
+    "base_model": "What is trained",
+    "datasets": "On what",
+    "batch_tokens": "How",
+    "eval_steps": "What is watched and kept",
+    "seed": "Where",
 }
-_ACTIVE = ("base_model", "adapter", "lora_r", "datasets", "val_set_size", "sequence_len", "learning_rate")
-_ACTIVE += ("num_epochs", "output_dir")
+_COMMON = {
+    "base_model",
+    "adapter",
+    "lora_r",
+    "datasets",
+    "val_set_size",
+    "sequence_len",
+    "learning_rate",
+    "num_epochs",
+    "output_dir",
+}
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """`recipe` as YAML with every field written out; `load_recipe` reads it back to an equal Recipe."""
-    return "".join(_entry(name, value) for name, value in recipe.model_dump().items())
+    return "".join(_setting(name, value) for name, value in recipe.model_dump().items())
 
 
 def commented_recipe(base_model: str, data_path: str, output_dir: str) -> str:
-    """A recipe to start from: the common fields set, all others commented out with their defaults and meaning."""
-    recipe = Recipe(base_model=base_model, datasets=[data_path], output_dir=output_dir)
-    values = recipe.model_dump()
-    lines = ["# A Luthier recipe. A key without # is set; the others show their defaults.", ""]
-    for title, names in _SECTIONS.items():
-        lines.append(f"# {title}")
-        for name in names:
-            info = Recipe.model_fields[name]
-            value = data_path if name == "datasets" else values[name]
-            setting = f"{name}: {_scalar(value)}"
-            lines.append(f"{setting if name in _ACTIVE else '# ' + setting:<36}  # {info.description}")
-            del info
-        lines.append("")
-    return "\n".join(lines[:-1]) + "\n"
+    """A recipe to start from: the common fields set, all others commented out with their defaults and meaning.
+
+    Raises:
+        RecipeError: an argument is empty.
+    """
+    values = Recipe(base_model=base_model, datasets=[data_path], output_dir=output_dir).model_dump()
+    lines = ["# A Luthier recipe. Lines that start with # show defaults; remove the # to change one."]
+    for name, info in Recipe.model_fields.items():
+        if name in _HEADINGS:
+            lines += ["", f"# {_HEADINGS[name]}"]
+        choices = f" ({allowed_text(info)})" if len(_choices(info.annotation)) > 1 else ""
+        comment = f"# {info.description}{choices}"
+        if name == "datasets":
+            lines += [_commented("datasets:", comment), f"  - path: {_scalar(data_path)}"]
+        else:
+            setting = _setting(name, values[name]).rstrip("\n")
+            lines.append(_commented(setting if name in _COMMON else f"# {setting}", comment))
+    return "\n".join(lines) + "\n"
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _commented(setting: str, comment: str) -> str:
+    return f"{setting:<30} {comment}"
+
+
+def _setting(name: str, value: Any) -> str:
+    """One field, or one dataset list with a line for each key of each entry."""
+    if not isinstance(value, list):
+        return f"{name}: {_scalar(value)}\n"
+    if not value:
+        return f"{name}: []\n"
+    entries = ["\n    ".join(f"{key}: {_scalar(item)}" for key, item in entry.items()) for entry in value]
+    return f"{name}:\n" + "".join(f"  - {entry}\n" for entry in entries)
+
+
+def _scalar(value: str | int | float | None) -> str:
+    """A YAML scalar that reads back as `value`, in YAML 1.1 as well as 1.2."""
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        text = repr(value)
+        # YAML 1.1 takes 1e-05 for a text; 1.0e-05 is a number in both.
+        return text if "." in text else text.replace("e", ".0e")
+    if isinstance(value, int):
+        return str(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _escaped(letter: str) -> str:
+    if letter in '"\\':
+        return "\\" + letter
+    return letter if letter.isprintable() else f"\\U{ord(letter):08X}"

@@ -1,0 +1,81 @@
+"""The rooms and their arrows: who may import whom, which files may import torch and triton, and how long a file is."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "luthier"
+MAY_IMPORT = {
+    "core": set(),
+    "recipe": {"core"},
+    "data": {"core", "recipe"},
+    "kernels": {"core"},
+    "models": {"core", "kernels"},
+    "train": {"core", "recipe", "data", "kernels", "models"},
+    "evaluate": {"core", "recipe", "data", "kernels", "models"},
+    "stages": {"core", "recipe", "data", "models", "train", "evaluate"},
+    "serve": {"core", "recipe", "data", "models", "train"},
+    "cli": {"core", "recipe", "data", "models", "train", "evaluate", "stages", "serve"},
+}
+NO_TORCH = ("core/", "recipe/", "data/", "cli/__init__.py")
+TORCH_ANYWAY = ("data/collate.py",)
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def imports(text: str) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it, as dotted names (imported names appended)."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def wrong_arrows(file: str, text: str) -> list[str]:
+    """What a file of the package imports and may not."""
+    room = file.split("/")[0] if "/" in file else None
+    wrong = []
+    for name in imports(text):
+        parts = name.split(".")
+        if parts[0] == "luthier" and room is not None and len(parts) > 1:
+            target = parts[1]
+            if target != room and target not in MAY_IMPORT[room] and target != "__version__":
+                wrong.append(f"{file} imports luthier.{target}")
+        if parts[0] == "torch" and file.startswith(NO_TORCH) and file not in TORCH_ANYWAY:
+            wrong.append(f"{file} imports torch")
+        if parts[0] == "triton" and not (room == "kernels" and file.endswith("triton.py")):
+            wrong.append(f"{file} imports triton")
+    return wrong
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_follow_the_arrows(file: str) -> None:
+    assert wrong_arrows(file, (PACKAGE / file).read_text()) == []
+
+
+def test_a_wrong_arrow_is_seen_even_when_lazy() -> None:
+    assert wrong_arrows("core/x.py", "def f():\n    from luthier.train import loop\n") == ["core/x.py imports luthier.train"]
+    assert wrong_arrows("recipe/x.py", "import torch.nn") == ["recipe/x.py imports torch"]
+    assert wrong_arrows("models/x.py", "from triton import jit") == ["models/x.py imports triton"]
+    assert wrong_arrows("train/x.py", "import luthier.models.spec") == []
+
+
+def test_every_room_is_listed() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_files_are_short(file: str) -> None:
+    assert len((PACKAGE / file).read_text().splitlines()) <= 400
+
+
+FORBIDDEN = ("import pickle", "torch.load(", "trust_remote_code=True", "except Exception", "except:", "os.environ")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_unsafe(file: str) -> None:
+    text = (PACKAGE / file).read_text()
+    assert [phrase for phrase in FORBIDDEN if phrase in text] == []
