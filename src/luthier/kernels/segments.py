@@ -1,8 +1,9 @@
 """The flat token stream: where each segment starts, and each token's position in its segment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,13 @@ class Segments:
     starts: S + 1 offsets, the last one T; kept on the host, so that reading a length never waits for a device.
     cu_seqlens: (S + 1,) int32, the same on the device.
     positions: (T,) int64, restarting at 0 in each segment.
+    plans: what an op works out once for this cut of the stream and uses again in every layer.
     """
 
     starts: tuple[int, ...]
     cu_seqlens: Tensor
     positions: Tensor
+    plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device | str = "cpu") -> "Segments":

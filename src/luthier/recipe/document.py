@@ -63,7 +63,8 @@ def read_scalar(text: str) -> Any:
 
     yaml = YAML(typ="safe", pure=True)
     text = text.strip()
-    return _scalar(ScalarNode(yaml.resolver.resolve(ScalarNode, text, (True, False)), text), yaml)
+    node = ScalarNode(yaml.resolver.resolve(ScalarNode, text, (True, False)), text)
+    return text if _too_long(node) else _scalar(node, yaml)
 
 
 def _value(node: Any, loc: Loc, lines: dict[Loc, int], yaml: Any, place: Callable[[int], str]) -> Any:
@@ -82,11 +83,12 @@ def _value(node: Any, loc: Loc, lines: dict[Loc, int], yaml: Any, place: Callabl
             lines[(*loc, index)] = child.start_mark.line + 1
             values.append(_value(child, (*loc, index), lines, yaml, place))
         return values
-    if isinstance(node, ScalarNode) and tag.removeprefix(_TAG) in ("str", "int", "float", "bool", "null", "timestamp"):
-        value = _scalar(node, yaml)
-        if isinstance(value, str) and "\0" in value:
+    if isinstance(node, ScalarNode) and tag == _implied_tag(node, yaml):
+        if _too_long(node):
+            raise RecipeError(f"a number of {len(node.value)} characters", where=where, fix="write a shorter number")
+        if "\0" in node.value:
             raise RecipeError("a text with a NUL character", where=where, fix="delete the character")
-        return value
+        return _scalar(node, yaml)
     raise RecipeError(f"tag {tag.replace(_TAG, '!!')}: recipes hold plain values only", where=where, fix="remove it")
 
 
@@ -105,11 +107,21 @@ def _mapping(node: Any, loc: Loc, lines: dict[Loc, int], yaml: Any, place: Calla
     return values
 
 
+def _implied_tag(node: Any, yaml: Any) -> str:
+    """The tag a scalar has when none was written: quoted and block scalars are text, plain ones what they look like."""
+    return str(yaml.resolver.resolve(type(node), node.value, (True, False))) if node.style is None else _TAG + "str"
+
+
 def _scalar(node: Any, yaml: Any) -> Any:
     # A date is text in a recipe: `output_dir: 2026-01-31` names a folder.
     if node.tag == _TAG + "timestamp":
         return node.value
     return yaml.constructor.construct_object(node)
+
+
+def _too_long(node: Any) -> bool:
+    """Python refuses to print integers of thousands of digits; no setting has more than a few."""
+    return node.tag in (_TAG + "int", _TAG + "float") and len(node.value) > 100
 
 
 def _fix(error: Any) -> str:

@@ -13,7 +13,7 @@ from luthier.recipe.overrides import parse_overrides
 from luthier.recipe.schema import Recipe
 
 # A recipe is a page. What is larger is some other file, given by mistake.
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
 
 _TEXT_FIELDS = {name for name, info in Recipe.model_fields.items() if info.annotation is str}
 _TEXT_KEYS = _TEXT_FIELDS | {alias for alias, name in ALIASES.items() if name in _TEXT_FIELDS}
@@ -79,7 +79,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=where) from None
     if len(data) > MAX_BYTES:
-        raise RecipeError("larger than 1 MB, so hardly a recipe", where=where, fix="name a YAML file of settings")
+        raise RecipeError("larger than 100 kB, so hardly a recipe", where=where, fix="name a YAML file of settings")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,7 +106,8 @@ def _add(fields: _Fields, given: Iterable[tuple[str, Any, str]], inner: Mapping[
             problems.append(_given_twice(key, where, *first[name], name))
             continue
         first[name] = (key, where)
-        _forget(fields, name)
+        if name in fields.values:
+            _forget(fields, name)
         fields.places[(name,)] = where
         fields.places.update({(name, *loc[1:]): place for loc, place in inner.items() if loc[0] == key})
         if name != key:
@@ -137,6 +138,7 @@ def _rename_dataset_keys(value: Any, name: str, fields: _Fields, problems: list[
     """Other tools' spellings of the keys of each dataset, read as ours."""
     if not isinstance(value, list):
         return value
+    written = Source(dict(fields.places))  # as it was before the places move to our names
     renamed: list[Any] = []
     for index, entry in enumerate(value):
         if not isinstance(entry, dict):
@@ -147,10 +149,10 @@ def _rename_dataset_keys(value: Any, name: str, fields: _Fields, problems: list[
         for key, item in entry.items():
             target = DATASET_ALIASES.get(key, key)
             loc: Loc = (name, index, target)
-            where = Source(fields.places).where((name, index, key))
+            where = written.where((name, index, key))
             if target in ours:
                 other = spelled[target]
-                problems.append(_given_twice(key, where, other, Source(fields.places).where(loc), target))
+                problems.append(_given_twice(key, where, other, written.where((name, index, other)), target))
                 continue
             ours[target], spelled[target] = item, key
             if target != key:

@@ -17,6 +17,7 @@ from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FO
 Loc = tuple[str | int, ...]  # ("lora_r",) or ("datasets", 0, "type")
 
 _DATASET_LISTS = ("datasets", "val_datasets")
+_SHOWN = 20  # problems listed in one error
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,12 @@ class Source:
 
 
 def recipe_error(problems: Sequence[Problem], source: Source) -> RecipeError:
-    """One error for one or many problems, in the order of the list."""
+    """One error for one or many problems, in the order of the list; a long list is shown in part."""
     if len(problems) == 1:
         return RecipeError(problems[0].what, where=problems[0].where, fix=problems[0].fix)
-    texts = [str(RecipeError(problem.what, where=problem.where, fix=problem.fix)) for problem in problems]
-    return RecipeError("\n".join([f"{len(problems)} mistakes", *texts]), where=source.where(()) or "recipe")
+    texts = [str(RecipeError(item.what, where=item.where, fix=item.fix)) for item in problems[:_SHOWN]]
+    rest = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return RecipeError("\n".join([f"{len(problems)} mistakes", *texts, *rest]), where=source.where(()) or "recipe")
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], source: Source) -> list[Problem]:
@@ -74,8 +76,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source) 
             meant.add((*loc[:-1], nearest))
         else:
             problems.setdefault(loc, _wrong_value(loc, entry["input"], model, source))
-    written = list(source.places)
-    found = sorted(problems, key=lambda loc: written.index(loc) if loc in source.places else len(written))
+    order = {loc: index for index, loc in enumerate(source.places)}
+    found = sorted(problems, key=lambda loc: order.get(loc, len(order)))
     absent = [_missing(loc, model, source) for loc in missing if loc not in meant]
     return [problems[loc] for loc in found] + absent
 
@@ -96,11 +98,14 @@ def shown(value: Any) -> str:
     """A value for an error message, short."""
     if value is None:
         return "empty"
+    if value == "":
+        return "an empty text"
     if isinstance(value, dict):
         return "a section" + (f" with {', '.join(map(str, list(value)[:4]))}" if value else "")
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}" if value else "an empty list"
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # a half of a surrogate pair cannot be printed
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -212,4 +217,6 @@ def _bounds(metadata: Sequence[Any]) -> list[str]:
         return [low[0], "up"]
     if low and high and high[0].startswith("below"):
         return [low[0], "to", high[0]]
+    if low and high and low[0].startswith("above"):
+        return [low[0], "and at most", high[0].removeprefix("to ")]
     return low + high

@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     micro_batch_tokens: Count | Auto = Field("auto", description="tokens of one forward and backward pass")
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = Field("auto", description="highest learning rate")
     lr_scheduler: Literal["cosine", "linear", "constant", "wsd"] = Field(
-        "cosine", description="course of the learning rate after the warmup; wsd holds it, then falls"
+        "cosine", description="course of the learning rate after warmup; wsd holds, then falls"
     )
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="pull of the adapter's weights towards zero (AdamW)")
@@ -99,7 +99,7 @@ class Recipe(BaseModel):
     # Watching and keeping
     eval_steps: Count | Auto = Field("auto", description="steps between two validations")
     save_steps: Count | Auto = Field("auto", description="steps between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="checkpoints kept on disk; older ones are deleted")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best one")
     early_stopping_patience: int = Field(
         0, ge=0, description="stop after this many validations without a better loss; 0 is never"
     )

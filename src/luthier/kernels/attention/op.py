@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from luthier.kernels.attention.products import segment_attention
+from luthier.kernels.attention.products import product_attention
 from luthier.kernels.segments import Segments
 
 
@@ -36,7 +36,7 @@ def attention(qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int
     """
     if qkv.device.type == "cuda" and qkv.dtype in (torch.bfloat16, torch.float16):
         return _varlen(qkv, segments, num_heads, num_kv_heads, window)
-    return segment_attention(qkv, segments, num_heads, num_kv_heads, window)
+    return product_attention(qkv, segments, num_heads, num_kv_heads, window)
 
 
 def attention_cached(q: Tensor, keys: Tensor, values: Tensor, window: int | None = None) -> Tensor:

@@ -1,0 +1,202 @@
+"""One reader a kind of dataset file.
+
+A reader yields (where, row), or (where, DataError) for a row that is broken by itself; what is wrong with the file as
+a whole it raises. `where` is "file:LINE", or "file:row N" where lines mean nothing.
+"""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.errors import DataError
+
+SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+_SKIP_HINT: Final = "mend it, or set on_bad_row: skip to leave such rows out, counted"
+
+Rows = Iterator[tuple[str, dict[str, Any] | DataError]]
+
+
+def kind_of(path: Path) -> str | None:
+    """The suffix that says how to read the file, ".gz" taken off; None when it is no data file."""
+    name = path.name.lower()
+    kind = next((suffix for suffix in SUFFIXES if name.removesuffix(".gz").endswith(suffix)), None)
+    return None if kind == ".parquet" and name.endswith(".gz") else kind
+
+
+def _bad(reason: str, where: str) -> tuple[str, DataError]:
+    return where, DataError(reason, where=where, fix=_SKIP_HINT)
+
+
+def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without their line ends; the UTF-8 byte order mark is taken off."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise DataError("not UTF-8: this is UTF-16", where=str(path), fix="save it as UTF-8")
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+    except EOFError:
+        raise DataError("the gzip file is cut short", where=str(path), fix="copy or download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"damaged gzip file: {error}", where=str(path), fix="copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines as text. Raises DataError at the first line that is not text."""
+    for number, line in _byte_lines(path):
+        if error := _not_text(line):
+            raise DataError(error, where=f"{path}:{number}", fix="save the file as UTF-8 text")
+        yield number, line.decode("utf-8")
+
+
+def _not_text(line: bytes) -> str:
+    """Why these bytes are not text, or ""."""
+    if b"\0" in line:
+        return f"NUL byte: byte {line.index(0) + 1} of the line is 0, as in damaged or binary files"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}"
+    return ""
+
+
+def _parse(text: str) -> tuple[Any, str]:
+    """(value, "") or (None, why it is not JSON)."""
+    try:
+        return json.loads(text), ""
+    except json.JSONDecodeError as error:
+        return None, f"broken line: {error.msg} at column {error.colno}"
+    except ValueError as error:  # a number with thousands of digits
+        return None, f"broken line: {error}"
+    except RecursionError:
+        return None, "broken line: nested too deeply"
+
+
+def read_jsonl(path: Path) -> Rows:
+    """One object a line; blank lines are passed over."""
+    for number, line in _byte_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        if error := _not_text(line):
+            yield _bad(error, where)
+            continue
+        row, error = _parse(line.decode("utf-8"))
+        if error:
+            yield _bad(error, where)
+        elif not isinstance(row, dict):
+            yield _bad("not an object: a line is one {...}", where)
+        else:
+            yield where, row
+
+
+def read_json(path: Path) -> Rows:
+    """The whole file at once; see `luthier.data.read.read_rows` for the layouts."""
+    lines = [line for _, line in _text_lines(path)]
+    if not any(line.strip() for line in lines):
+        return
+    try:
+        value = json.loads("\n".join(lines))
+    except RecursionError:
+        raise DataError("nested too deeply to be a dataset", where=str(path)) from None
+    except json.JSONDecodeError as error:
+        first = _parse(next(line for line in lines if line.strip()))[0]
+        if error.msg == "Extra data" and isinstance(first, dict):  # JSON lines under the name .json
+            yield from read_jsonl(path)
+            return
+        extra = error.msg == "Extra data"
+        what = "something follows the end of the JSON value" if extra else f"broken JSON: {error.msg}"
+        fix = "remove it; a file with one object a line is named .jsonl" if extra else "mend the file"
+        raise DataError(what, where=f"{path}:{error.lineno} column {error.colno}", fix=fix) from None
+    except ValueError as error:
+        raise DataError(f"broken JSON: {error}", where=str(path)) from None
+    for number, row in enumerate(_rows_of(value, path), 1):
+        where = f"{path}:row {number}"
+        yield (where, row) if isinstance(row, dict) else _bad("not an object: a row is {...}", where)
+
+
+def _rows_of(value: Any, path: Path) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list)]
+        if isinstance(value.get("data"), list):
+            return value["data"]
+        if not {"messages", "conversations", "conversation"} & value.keys() and len(lists) == 1:
+            return lists[0]
+        return [value]
+    raise DataError("holds no rows", where=str(path), fix="a .json dataset is a list of objects")
+
+
+def read_csv(path: Path) -> Rows:
+    """Comma (.csv) or tab (.tsv) separated, quoted with double quotes, with a header line. Every value is text."""
+    kind = kind_of(path)
+    lines = (f"{line}\n" for _, line in _text_lines(path))
+    reader = csv.reader(lines, delimiter="\t" if kind == ".tsv" else ",", strict=True)
+    header: list[str] = []
+    start = 1
+    try:
+        for fields in reader:
+            where, start = f"{path}:{start}", reader.line_num + 1
+            if not fields:
+                continue
+            if not header:
+                header = [name.strip() for name in fields]
+                if len(set(header)) < len(header) or "" in header:
+                    raise DataError("the header has empty or repeated column names", where=where)
+            elif len(fields) != len(header):
+                yield _bad(f"wrong number of columns: {len(fields)}, the header has {len(header)}", where)
+            else:
+                yield where, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise DataError(f"broken CSV: {error}", where=f"{path}:{start}", fix="check the quotes, or use JSONL") from None
+
+
+def read_parquet(path: Path) -> Rows:
+    """Batch by batch, so that one batch is in memory."""
+    import pyarrow as pa  # here, because it takes longer to import than most datasets take to read
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"damaged Parquet file: {reason}", where=str(path), fix="copy or download it again") from None
+
+
+def read_text(path: Path) -> Rows:
+    """A row {"text": ...} for every block of lines between blank lines."""
+    block: list[str] = []
+    start = 0
+    for number, line in _text_lines(path):
+        if line.strip():
+            start = start if block else number
+            block.append(line)
+        elif block:
+            yield f"{path}:{start}", {"text": "\n".join(block)}
+            block = []
+    if block:
+        yield f"{path}:{start}", {"text": "\n".join(block)}
+
+
+READERS: Final = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+    ".txt": read_text,
+}
