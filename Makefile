@@ -6,8 +6,14 @@ READY := .venv/.ready
 
 .PHONY: quickstart test lint test-gpu benchmark clean
 
-quickstart: $(READY)
-	$(BIN)/python -m luthier quickstart
+# The three commands a user would type; each run gets a folder of its own.
+quickstart: $(READY) data/python-stdlib.jsonl
+	$(BIN)/luthier model add smollm2-135m
+	$(BIN)/luthier train recipes/quickstart.yaml output_dir=runs/quickstart-$$(date +%Y%m%d-%H%M%S)
+
+data/python-stdlib.jsonl: $(READY)
+	@test -e $@ || $(BIN)/luthier data from-python stdlib --out $@
+	@touch $@
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"
@@ -19,8 +25,18 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Against TRL and PEFT, which live in an environment of their own.
+benchmark: $(READY) .venv-bench/.ready data/python-stdlib.jsonl
+	$(BIN)/luthier model add smollm2-135m
+	$(BIN)/python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python
+
+.venv-bench/.ready: constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt torch trl peft datasets
+	@touch $@
+
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist .pytest_cache .ruff_cache
 
 # One environment with the tested versions; made once, and again when the pins change.
 $(READY): pyproject.toml constraints.txt

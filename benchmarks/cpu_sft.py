@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -57,7 +57,9 @@ def run(python: str, contender: str, rows: Path, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Parse, run in turn, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", help="Python of the environment with trl and peft; without it Luthier runs alone")
+    parser.add_argument(
+        "--peer-python", help="Python of the environment with trl and peft; without it Luthier runs alone"
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", type=Path, default=Path("data/python-stdlib.jsonl"))
     parser.add_argument("--rounds", type=int, default=2)
@@ -84,7 +86,8 @@ def main() -> None:
                 speeds = [tokens / seconds for tokens, seconds in zip(made["tokens"], made["seconds"], strict=True)]
                 print(
                     f"round {number + 1}  {name:8} median {median(speeds):6.0f} tokens/s, first step {speeds[0]:6.0f}, "
-                    f"peak {made['peak_rss_bytes'] / 1e9:.2f} GB, loss {made['losses'][0]:.3f} -> {made['losses'][-1]:.3f}",
+                    f"peak {made['peak_rss_bytes'] / 1e9:.2f} GB, "
+                    f"loss {made['losses'][0]:.3f} -> {made['losses'][-1]:.3f}",
                     flush=True,
                 )
 
@@ -105,7 +108,7 @@ def main() -> None:
         print(f"luthier is {ratio:.1f} times as fast as {name}")
     result = {
         "benchmark": "cpu_sft",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": facts.name,
             "cores": facts.cores,
@@ -127,6 +130,7 @@ def main() -> None:
         "summary": summary,
         "runs": runs,
     }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {arguments.out}")
 

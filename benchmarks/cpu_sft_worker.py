@@ -1,6 +1,6 @@
 """One contender of cpu_sft.py in a process of its own; prints one line of JSON.
 
-    python benchmarks/cpu_sft_worker.py luthier|trl|peft ROWS.json STEPS
+python benchmarks/cpu_sft_worker.py luthier|trl|peft ROWS.json STEPS
 """
 
 import json

@@ -2,7 +2,7 @@
 
     import luthier
 
-    recipe = luthier.Recipe(base_model="smollm2-135m", datasets=["chats.jsonl"], output_dir="runs/first")
+    recipe = luthier.Recipe(base_model="smollm2-135m", datasets=["data/support_chats.jsonl"], output_dir="runs/first")
     result = luthier.train(recipe)
     print(result.comparison)                      # held-out loss before and after, with its interval
     chat = luthier.load(result.run_dir)

@@ -70,9 +70,7 @@ def test_a_fresh_adapter_is_the_base_in_bf16(tmp_path: Path) -> None:
     decoder = decoder_of(tmp_path, torch.bfloat16)
     tokens = torch.arange(3, 50)
     segments = Segments.of([20, 27])
-    assert torch.equal(
-        decoder.hidden(tokens, segments, Adapter(decoder.spec, 4, 8)), decoder.hidden(tokens, segments)
-    )
+    assert torch.equal(decoder.hidden(tokens, segments, Adapter(decoder.spec, 4, 8)), decoder.hidden(tokens, segments))
 
 
 def test_gradients_accumulate_in_the_flat_buffer(decoder: Decoder) -> None:

@@ -71,9 +71,7 @@ def _converse(
         messages.append(Message("assistant", answer))
 
 
-def _reply(
-    model: "Chat", messages: list["Message"], compare: bool, max_new_tokens: int, sampling: "Sampling"
-) -> str:
+def _reply(model: "Chat", messages: list["Message"], compare: bool, max_new_tokens: int, sampling: "Sampling") -> str:
     """Print the answer, or both answers; returns the tuned one."""
     if compare:
         with out.status("both are answering"):

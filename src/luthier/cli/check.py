@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from luthier.stages.check import Check
 
 
-
 def check(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="Recipe to check.")] = Path("recipe.yaml"),
 ) -> None:
-    """Check recipe, data, model, memory and disk; nothing is loaded, nothing is written.
+    """Check recipe, data, model, memory and disk; no weight is loaded, the run folder is not touched.
 
     Fields can be overridden: learning_rate=1e-4 or --learning-rate 1e-4.
     """
@@ -44,13 +43,22 @@ def show_check(result: "Check") -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
-    table.add_row("model", f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)")
-    table.add_row("adapter", f"LoRA rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters")
+    table.add_row(
+        "model",
+        f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)",
+    )
+    table.add_row(
+        "adapter", f"LoRA rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters"
+    )
     table.add_row("compute", prepared.place.why)
     for source in accounts.sources:
         table.add_row("data", f"{source['path']}: {source['rows']:,} rows, {source['why']}")
     lost = sum(accounts.dropped.values())
-    table.add_row("rows", f"{accounts.rows_in:,} read, {lost:,} left out, {len(prepared.train):,} to train on, {len(prepared.val):,} held out")
+    table.add_row(
+        "rows",
+        f"{accounts.rows_in:,} read, {lost:,} left out, "
+        f"{len(prepared.train):,} to train on, {len(prepared.val):,} held out",
+    )
     table.add_row("tokens", f"{prepared.train_tokens:,} a pass, {prepared.label_tokens:,} of them trained on")
     epochs = f"{prepared.recipe.num_epochs:g} epoch{'s' if prepared.recipe.num_epochs != 1 else ''}"
     table.add_row("steps", f"{settings.total_steps:,} of about {settings.batch_tokens:,} tokens ({epochs})")
@@ -83,7 +91,9 @@ def estimated_seconds(result: "Check") -> float | None:
     linears = spec.num_parameters - head * (1 if spec.tied else 2)
     tokens = sum(len(prepared.train[i].ids) for _, step in prepared.settings.steps for micro in step for i in micro)
     labels = tokens * prepared.label_tokens / prepared.train_tokens
-    held = sum(len(row.ids) for row in prepared.val) * (1 + prepared.settings.total_steps / prepared.settings.eval_steps)
+    held = sum(len(row.ids) for row in prepared.val) * (
+        1 + prepared.settings.total_steps / prepared.settings.eval_steps
+    )
     held_labels = held * prepared.label_tokens / prepared.train_tokens
     work = 4 * linears * tokens + 4 * head * labels + 2 * linears * held + 2 * head * held_labels
     return 1.5 * work / matmul_flops(prepared.place.dtype)

@@ -14,7 +14,9 @@ app = typer.Typer(no_args_is_help=True, help="Data: from-python, inspect.")
 
 @app.command("from-python")
 def from_python(
-    modules: Annotated[list[str], typer.Argument(help="Installed packages or modules; stdlib is the standard library.")],
+    modules: Annotated[
+        list[str], typer.Argument(help="Installed packages or modules; stdlib is the standard library.")
+    ],
     output: Annotated[Path, typer.Option("--out", help="JSONL file to write.")] = Path("data/python.jsonl"),
 ) -> None:
     """Turn installed Python packages into instruction records from their signatures and docstrings."""
@@ -60,16 +62,16 @@ def inspect(
     try:
         counts: Counter[str] = Counter()
         with out.status("rendering"):
-            made = build_rows(
-                result.records, renderer, sequence_len=sequence_len, counts=counts, on_bad_row="skip"
-            )
+            made = build_rows(result.records, renderer, sequence_len=sequence_len, counts=counts, on_bad_row="skip")
         for reason, number in [*result.counts.items(), *counts.items()]:
             note(f"{number:,} × {reason}")
         for text in result.notes:
             note(text)
         lengths = np.array([len(row.ids) for row in made])
         trained = sum(int(row.mask.sum()) for row in made)
-        table = Table("rows", "tokens", "trained on", "shortest", "median", "95 %", "longest", box=None, padding=(0, 2, 0, 0))
+        table = Table(
+            "rows", "tokens", "trained on", "shortest", "median", "95 %", "longest", box=None, padding=(0, 2, 0, 0)
+        )
         middle, most = (f"{int(value):,}" for value in np.quantile(lengths, [0.5, 0.95]))
         table.add_row(
             f"{len(made):,}", f"{lengths.sum():,}", f"{trained:,} ({100 * trained / lengths.sum():.0f} %)",

@@ -11,7 +11,7 @@ from luthier.core.hardware import cpu, free_disk, memory
 from luthier.core.paths import home_dir
 
 PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "pydantic")
-# Shapes of well-known models: name, parameters in all, parameters of the linears that a bf16 base keeps.
+# Well-known models and their parameters.
 MODELS = (("SmolLM2-135M", 0.135e9), ("Qwen2.5-0.5B", 0.494e9), ("Llama-3.2-1B", 1.24e9), ("Qwen2.5-3B", 3.09e9),
           ("Mistral-7B", 7.25e9), ("Llama-3.1-8B", 8.03e9))  # fmt: skip
 
@@ -62,5 +62,7 @@ def doctor() -> None:
         )
     out.print()
     out.print(fits)
-    out.print("[dim]Memory is an estimate for rows of about 1,000 tokens; luthier check judges your own recipe. The last "
-              "column is the measured speed over the least work a step can have.[/]")  # fmt: skip
+    out.print(
+        "[dim]Memory is an estimate for rows of about 1,000 tokens; luthier check judges your own recipe. "
+        "The last column is the measured speed over the least work a step can have.[/]"
+    )

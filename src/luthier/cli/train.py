@@ -60,17 +60,12 @@ def show_result(result: "TrainResult") -> None:
     if result.status == "interrupted":
         err.print(f"Stopped. Go on with: [bold]luthier train --resume {result.run_dir}[/]")
         return
+    from luthier.evaluate.report_words import change_text, sample_size
+
     held = result.comparison
     if held is not None:
-        direction = "lower" if held.change_percent >= 0 else "higher"
-        interval = "no interval"
-        if held.interval is not None:
-            low, high = sorted(abs(x) for x in held.interval) if held.interval[0] * held.interval[1] > 0 else held.interval
-            interval = f"95 % interval {low:.1f} to {high:.1f} %"
-        out.print(
-            f"\n[bold]held-out loss {held.before:.3f} -> {held.after:.3f}[/] "
-            f"({abs(held.change_percent):.1f} % {direction}, {interval}, n = {held.rows}): {held.verdict}"
-        )
+        line = f"held-out loss {held.before:.3f} -> {held.after:.3f}"
+        out.print(f"\n[bold]{line}[/] ({change_text(held)}, {sample_size(held)}): {held.verdict}")
     else:
         out.print("\nTrained. Nothing was held out, so there is no measure of what it learned.")
     out.print(f"report   {result.report}")

@@ -6,7 +6,7 @@ Everything that shows a run (progress, plots, report, `luthier runs`) reads thes
 import json
 import os
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class EventLog:
 
     def add(self, event: str, **fields: Any) -> dict[str, Any]:
         """Append one event and return it. `fields` must be JSON values; non-finite floats are written as null."""
-        entry = {"event": event, "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), **fields}
+        entry = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         self._file.write(json.dumps(_finite(entry), ensure_ascii=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -156,7 +156,8 @@ def _turns(row: Mapping[str, Any], format: str) -> list[Message]:
             else:
                 turns.append(Message(role, _text(row[key], key)))
         return turns
-    for pair in row.get("history") or ():
+    history = row.get("history") or []
+    for pair in history if isinstance(history, list) else [history]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise DataError("history is not pairs: each entry is [what the user said, what the assistant said]")
         turns.append(Message("user", _text(pair[0], "history")))
@@ -181,10 +182,12 @@ def _turn(turn: Mapping[str, Any]) -> Message:
     name, content_key = turn.get("role", turn.get("from")), "content" if "content" in turn else "value"
     if name is None or content_key not in turn:
         raise DataError(f"turn without role or content: its keys are {', '.join(map(str, turn)) or 'none'}")
+    if not isinstance(name, str):
+        raise DataError(f"unknown role: {_kind(name)}", fix="a role is a name, like user")
     if name in _TOOL_ROLES or turn.get("tool_calls") or turn.get("function_call"):
         raise _tools_error()
     if name not in _ROLE_NAMES:
-        near = difflib.get_close_matches(str(name).lower(), _ROLE_NAMES, n=1)
+        near = difflib.get_close_matches(name.lower(), _ROLE_NAMES, n=1)
         raise DataError(
             f"unknown role: {name!r}",
             fix=f"did you mean {near[0]!r}?" if near else f"roles are {', '.join(ROLES)}, or human and gpt",

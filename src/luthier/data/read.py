@@ -88,8 +88,8 @@ def read_records(path: Path, format: str = "auto", on_bad_row: OnBadRow = "stop"
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.most_common())
         raise DataError(f"none of its {rows_in} rows can be used: {reasons}", where=str(path))
     if ignored:
-        keys = ", ".join(f"{key} ({count} rows)" for key, count in ignored.most_common())
-        notes.append(f"not used: {keys}")
+        keys = ", ".join(f"{key} (in {count})" for key, count in ignored.most_common())
+        notes.append(f"keys not used, with the number of rows that have them: {keys}")
     if format != "auto":
         formats = {format: f"{format}: as the recipe says"}
     return ReadResult(records, rows_in, " + ".join(formats), "; ".join(formats.values()), dropped, repaired, notes)

@@ -146,7 +146,7 @@ def read_csv(path: Path) -> Rows:
     try:
         for fields in reader:
             where, start = f"{path}:{start}", reader.line_num + 1
-            if not fields:
+            if len(fields) < 2 and not "".join(fields).strip():  # a blank line
                 continue
             if not header:
                 header = [name.strip() for name in fields]

@@ -107,7 +107,7 @@ class Decoder:
             (N, D), or (T, D).
         """
         spec, start = self.spec, cache.length if cache else 0
-        assert cache is None or len(segments.spans) == 1 and (start == 0 or len(tokens) == 1)
+        assert cache is None or (len(segments.spans) == 1 and (start == 0 or len(tokens) == 1))
         cos, sin = spec.rope.cos_sin(segments.positions + start)  # (T, K/2)
         x = F.embedding(tokens, self.embedding)  # (T, D)
         for index, layer in enumerate(self.layers):

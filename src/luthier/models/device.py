@@ -53,7 +53,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed buffers of this process instead of returning them to the system.
 
     A training step frees and takes the same large buffers again and again. glibc gives each back to the kernel, which
-    then has to clear every page anew: measured on two Zen 5 cores, an RMSNorm of 1024 × 576 took 7.6 ms with the page
+    then has to clear every page anew: measured on two Zen 4 cores, an RMSNorm of 1024 × 576 took 7.6 ms with the page
     faults and 0.23 ms without. The process's peak is what it was; it only stays there. Without glibc, nothing is done.
     """
     if sys.platform != "linux":

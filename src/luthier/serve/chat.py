@@ -51,8 +51,8 @@ class Chat:
             sampling: None is greedy.
 
         Raises:
-            ModelError: the model has no chat template.
-            DataError: the template refuses the conversation, or it does not fit the model's positions.
+            ModelError: the model has no chat template, or the conversation does not fit its positions.
+            DataError: the template refuses the conversation.
         """
         if isinstance(messages, str):
             messages = [Message("user", messages)]

@@ -65,7 +65,7 @@ def require_new(run_dir: Path) -> None:
 
 
 def check(recipe: Recipe, *, say: Say | None = None, new: bool = True) -> Check:
-    """Check recipe, data, model, memory and disk; nothing is loaded and nothing in the output folder is touched.
+    """Check recipe, data, model, memory and disk; no weight is loaded and the output folder is not touched.
 
     Close the result's `prepared` when done.
 

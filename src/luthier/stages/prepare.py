@@ -28,7 +28,15 @@ Say = Callable[[str, int, int], None]  # what is being done, done so far, of how
 
 @dataclass
 class Accounts:
-    """Where every row went: rows_in = used + Σ dropped (records), and what was changed on the way."""
+    """Where every row went.
+
+    Attributes:
+        rows_in: rows found in the files.
+        dropped: reason → rows left out.
+        changed: reason → rows changed and kept, or added: rows in use = rows_in − Σ dropped + rows added.
+        sources: each dataset's path, format, how it was told, and rows.
+        notes: sentences for a person.
+    """
 
     rows_in: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

@@ -82,12 +82,13 @@ def train(
         return _Run(checked, run_dir, say, listen).go(resumed=False)
 
 
-def resume(run_dir: Path, *, say: Say | None = None, listen: Listener | None = None) -> TrainResult:
+def resume(run_dir: str | Path, *, say: Say | None = None, listen: Listener | None = None) -> TrainResult:
     """Go on with an interrupted or crashed run from its newest whole checkpoint (from the start if it has none).
 
     Raises:
         RunError: not a run folder, a finished run, or one whose data or model has changed since.
     """
+    run_dir = Path(run_dir)
     if not (run_dir / EVENTS_FILE).is_file() or not (run_dir / "recipe.yaml").is_file():
         raise RunError("not a run folder", where=str(run_dir), fix="luthier runs list shows runs")
     with RunLock(run_dir):
@@ -192,21 +193,27 @@ class _Run:
         samples = choose_samples(prepared.val_records, recipe.num_samples, seed=recipe.seed)
         if progress.step == 0:
             self._before(decoder, samples)
-        with Interrupt() as should_stop:
-            status = fit(
-                decoder,
-                adapter,
-                optimizer,
-                prepared.train,
-                recipe=recipe,
-                settings=prepared.settings,
-                progress=progress,
-                run_dir=self.run_dir,
-                base_model=self.base_model,
-                emit=self.emit,
-                validate=(lambda step: self._validate(decoder, adapter, step)) if prepared.val else None,
-                should_stop=should_stop,
-            )
+        try:
+            with Interrupt() as should_stop:
+                status = fit(
+                    decoder,
+                    adapter,
+                    optimizer,
+                    prepared.train,
+                    recipe=recipe,
+                    settings=prepared.settings,
+                    progress=progress,
+                    run_dir=self.run_dir,
+                    base_model=self.base_model,
+                    emit=self.emit,
+                    validate=(lambda step: self._validate(decoder, adapter, step)) if prepared.val else None,
+                    should_stop=should_stop,
+                )
+        except RunError as error:
+            self.emit("warning", text=error.what)
+            self._end("failed", progress)
+            write_report(self.run_dir)
+            raise
         adapter_dir, comparison = None, None
         if status != "interrupted":
             adapter_dir, comparison = self._finish(decoder, adapter, progress, samples)

@@ -6,8 +6,9 @@ The derivative of one row needs nothing of the other rows nor of the loss on top
 KTO, a KL monitor), its gradient at row t is a scalar times that vector. So the forward keeps the (T, D) vectors, the
 backward scales them, and two products a chunk are all there is; a backward that recomputes would need three. The head
 is frozen: no gradient for it is made. Making the gradient in the forward is the idea of Liger's fused linear
-cross-entropy (arXiv:2410.10989); keeping it per row makes it independent of the objective. The 1 of the one-hot is taken off
-in float32, before the product: W[y] − softmax(z) W afterwards would cancel away for tokens that the model is sure of.
+cross-entropy (arXiv:2410.10989); keeping it per row makes it independent of the objective. The 1 of the one-hot is
+taken off in float32, before the product: W[y] − softmax(z) W afterwards would cancel away for tokens that the model is
+sure of.
 """
 
 from typing import Any
