@@ -11,7 +11,9 @@
 The names below are loaded when they are first used, so that importing luthier costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ _HOMES = {
     "load": "luthier.serve.chat",
     "load_recipe": "luthier.recipe",
     "resume": "luthier.stages.run",
-    "train": "luthier.stages.run",
 }
 __all__ = ["LuthierError", "Recipe", "__version__", "check", "load", "load_recipe", "resume", "train"]
 
@@ -41,3 +42,23 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+class _Package(ModuleType):
+    """`luthier.train` is the function. The room of the same name is imported as `from luthier.train.loop import fit`.
+
+    Importing a room sets an attribute of its name on the package, whenever that happens to be the first time; a
+    property is what such an assignment cannot replace.
+    """
+
+    @property
+    def train(self) -> Any:
+        """`luthier.stages.run.train`."""
+        return import_module("luthier.stages.run").train
+
+    @train.setter
+    def train(self, room: ModuleType) -> None:
+        """Done by the import system after the room's first import."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -18,7 +18,7 @@ from luthier.evaluate.report_charts import charts, interval_charts
 from luthier.evaluate.report_data import ledger
 from luthier.evaluate.report_format import SPACE, compact, count, decimal, duration, size
 from luthier.evaluate.report_words import judge
-from luthier.evaluate.summary import CRASHED, INTERRUPTED, RUNNING, RunSummary, read_summary
+from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary, read_summary
 
 REPORT_FILE = "report.html"
 _FOLDER = Path(__file__).parent
@@ -146,7 +146,7 @@ def _commands(run: RunSummary) -> list[tuple[str, str]]:
                 f"{str(run.path / 'adapter')!r})",
             ),
         ]
-    if run.status in (INTERRUPTED, CRASHED) and run.checkpoint_step is not None:
+    if run.status in (INTERRUPTED, CRASHED, FAILED) and run.checkpoint_step is not None:
         commands.append(("Go on from the last checkpoint", f"luthier train --resume {folder}"))
     elif (run.path / "recipe.yaml").is_file() and run.status != RUNNING:
         recipe, again = shlex.quote(str(run.path / "recipe.yaml")), shlex.quote(f"{run.path}-2")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from luthier.evaluate.interval import BETTER, FEWEST_UNITS, SAME, WORSE, Comparison
 from luthier.evaluate.report_format import SPACE, decimal, losses, percent, places_to_show, plural
 from luthier.evaluate.report_format import loss as loss_text
-from luthier.evaluate.summary import CRASHED, INTERRUPTED, RUNNING, RunSummary
+from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary
 
 LEVEL_PERCENT = 0.5  # two validation losses closer than this are the same for a reader
 WIDE_GAP_PERCENT = 25.0
@@ -40,7 +40,7 @@ def judge(run: RunSummary) -> Verdict:
         return _not_compared(run)
     comparison = run.heldout
     state = []
-    if run.status in (RUNNING, INTERRUPTED, CRASHED):
+    if run.status in (RUNNING, INTERRUPTED, CRASHED, FAILED):
         state = [Remark("care", f"The run is not complete: it is {run.status} at {_progress(run)}.")]
     remarks = (*state, _split_remark(run, comparison), _size_remark(comparison), *_course_remarks(run), _LIMITS)
     careful = any(remark.tone in ("care", "bad") for remark in remarks)
@@ -201,6 +201,7 @@ def _not_compared(run: RunSummary) -> Verdict:
     stopped = {
         RUNNING: ("Still running", f"This report was written at {_progress(run)}."),
         INTERRUPTED: ("Interrupted", f"The run was stopped at {_progress(run)}. {again}"),
+        FAILED: ("Failed", f"The run stopped itself at {_progress(run)}; the warnings below say why. {again}"),
         CRASHED: (
             "Broke off",
             f"The run stopped without writing an end at {_progress(run)}: it failed or was killed. {again}",

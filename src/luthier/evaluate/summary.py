@@ -17,7 +17,12 @@ from luthier.core.events import EVENTS_FILE, read_events
 from luthier.evaluate.event_values import mapping, number, pair, text, time
 from luthier.evaluate.interval import Comparison, verdict
 
-RUNNING, CRASHED, INTERRUPTED = "running", "crashed", "interrupted"  # besides "finished" and "early stop"
+RUNNING, CRASHED, INTERRUPTED, FAILED = (
+    "running",
+    "crashed",
+    "interrupted",
+    "failed",
+)  # besides "finished" and "early stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class RunSummary:
 
     Attributes:
         name: the folder's name; `path` is the folder as it was given.
-        status: "running", "finished", "early stop", "interrupted", or "crashed": no end was written, nobody is at work.
+        status: "running", "finished", "early stop", "interrupted", "failed", or "crashed": no end was written, and
+            nobody is at work.
         model: name of the base model; `model_info` is all that the start event says of it.
         adapter: "LoRA, rank 16"; `adapter_parameters` is how many numbers are trained.
         steps: as they stand now, each step once, in order; `validations` likewise.

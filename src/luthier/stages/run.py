@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from luthier.core.errors import RunError
-from luthier.core.events import EVENTS_FILE, EventLog
+from luthier.core.events import EVENTS_FILE, EventLog, read_events
 from luthier.core.files import atomic_folder, hash_file, read_json, write_json, write_text
 from luthier.core.hardware import cpu, memory
 from luthier.core.lock import RunLock
@@ -32,7 +32,7 @@ from luthier.stages.check import Check, costs, require_new
 from luthier.stages.interrupt import Interrupt
 from luthier.stages.prepare import Say, prepare
 from luthier.stages.samples import answer_samples, choose_samples
-from luthier.train.checkpoint import Progress, folder_of, load_checkpoint, newest_good
+from luthier.train.checkpoint import Progress, damage, folder_of, load_checkpoint, newest_good
 from luthier.train.loop import fit, make_optimizer
 from luthier.train.tensorboard import TensorBoard
 
@@ -73,13 +73,21 @@ def train(
         LuthierError: what stops the run; nothing that was saved is lost.
     """
     run_dir = Path(recipe.output_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    require_new(run_dir)  # before the folder is made, and again when nobody else can fill it
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the folder cannot be made ({error.strerror})", where=str(run_dir), fix="choose another output_dir"
+        ) from None
     with RunLock(run_dir):
         require_new(run_dir)
         checked = checked or costs(prepare(recipe, say=say))
+        # What a damaged model can stop comes first, because files make the folder a run.
+        run, manifest = _Run(checked, run_dir, say, listen), _manifest(checked)
         write_text(run_dir / "recipe.yaml", dump_recipe(recipe))
-        write_json(run_dir / "manifest.json", _manifest(checked))
-        return _Run(checked, run_dir, say, listen).go(resumed=False)
+        write_json(run_dir / "manifest.json", manifest)
+        return run.go(resumed=False)
 
 
 def resume(run_dir: str | Path, *, say: Say | None = None, listen: Listener | None = None) -> TrainResult:
@@ -150,19 +158,25 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], run_dir: Path) -> No
 
 
 class _Run:
-    """The parts of one run while it lasts."""
+    """The parts of one run while it lasts. Making one loads the base model; the folder is not touched before `go`."""
 
     def __init__(self, checked: Check, run_dir: Path, say: Say | None, listen: Listener | None) -> None:
         self.checked, self.prepared, self.recipe = checked, checked.prepared, checked.prepared.recipe
         self.run_dir, self.say, self.listen = run_dir, say, listen
-        self.log = EventLog(run_dir)
+        self.log: EventLog | None = None
         self.board: TensorBoard | None = None
         self.began = time.monotonic()
         local = Path(self.recipe.base_model).exists() or "/" not in self.recipe.base_model
         self.base_model = str(self.prepared.model_dir) if local else self.recipe.base_model
+        keep_freed_memory()
+        prepared, recipe, device = self.prepared, self.recipe, self.prepared.place.device
+        self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device)
+        self.adapter = Adapter(prepared.spec, recipe.lora_r, recipe.lora_alpha, seed=recipe.seed, device=device)
+        self.optimizer = make_optimizer(self.adapter, recipe)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Record an event, and pass it on to whoever shows the run."""
+        assert self.log is not None, "events belong to `go`"
         entry = self.log.add(event, **fields)
         if self.board is not None:
             self.board.add(entry)
@@ -170,13 +184,20 @@ class _Run:
             self.listen(entry)
 
     def go(self, *, resumed: bool) -> TrainResult:
-        """Load, train, compare, report."""
+        """Train, compare, report."""
+        # A run that died before its first event is begun anew.
+        resumed = resumed and any(event["event"] == "start" for event in read_events(self.run_dir))
+        self.log = EventLog(self.run_dir)
+        try:
+            return self._go(resumed)
+        finally:
+            self.log.close()
+            if self.board is not None:
+                self.board.close()
+
+    def _go(self, resumed: bool) -> TrainResult:
         prepared, recipe = self.prepared, self.recipe
-        keep_freed_memory()
-        device = prepared.place.device
-        decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device)
-        adapter = Adapter(prepared.spec, recipe.lora_r, recipe.lora_alpha, seed=recipe.seed, device=device)
-        optimizer = make_optimizer(adapter, recipe)
+        decoder, adapter, optimizer = self.decoder, self.adapter, self.optimizer
         progress = Progress()
         if resumed:
             checkpoint, notes = newest_good(self.run_dir)
@@ -292,7 +313,13 @@ class _Run:
     ) -> tuple[Path, Comparison | None]:
         """Take the best adapter, compare it with the base on the held-out rows, and publish it."""
         if progress.best_step not in (0, progress.step):
-            load_checkpoint(folder_of(self.run_dir, progress.best_step), adapter, make_optimizer(adapter, self.recipe))
+            best = folder_of(self.run_dir, progress.best_step)
+            if wrong := damage(best):
+                text = f"{best.name} was the best checkpoint, but {wrong}: the adapter is that of the last step"
+                self.emit("warning", text=text)
+                progress.best_step = progress.step
+            else:
+                load_checkpoint(best, adapter, make_optimizer(adapter, self.recipe))
         comparison = None
         if self.prepared.val:
             before, after = (read_json(self._losses_file(step)) for step in (0, progress.best_step))
@@ -323,6 +350,3 @@ class _Run:
             peak_rss_bytes=peak,
             peak_gpu_bytes=torch.cuda.max_memory_reserved() if on_gpu else 0,
         )
-        assert self.board is not None
-        self.board.close()
-        self.log.close()

@@ -43,10 +43,12 @@ def folder_of(run_dir: Path, step: int) -> Path:
 
 
 def save_checkpoint(run_dir: Path, progress: Progress, adapter: Adapter, optimizer: AdamW, *, base_model: str) -> Path:
-    """Write the checkpoint of `progress.step`, unless it is there already; returns its folder."""
+    """Write the checkpoint of `progress.step`, unless it is there already and whole; returns its folder."""
     path = folder_of(run_dir, progress.step)
     if path.exists():
-        return path
+        if not damage(path):
+            return path
+        shutil.rmtree(path)
     with atomic_folder(path) as folder:
         save_adapter(adapter, folder, base_model=base_model)
         moments = optimizer.state.get(adapter.flat)
@@ -63,7 +65,11 @@ def damage(folder: Path) -> str:
     """What is wrong with a checkpoint, as half a sentence; empty when every file is as the manifest says."""
     if not (folder / MANIFEST).is_file():
         return "it has no manifest"
-    for name, facts in read_json(folder / MANIFEST)["files"].items():
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+    except (ValueError, KeyError, TypeError):
+        return "its manifest is damaged"
+    for name, facts in files.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"

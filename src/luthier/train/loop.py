@@ -71,6 +71,8 @@ def fit(
         prune(run_dir, keep=recipe.keep_checkpoints, best_step=progress.best_step)
 
     while progress.step < settings.total_steps:
+        if recipe.early_stopping_patience and progress.stale_validations >= recipe.early_stopping_patience:
+            return "early stop"  # asked first, so that a run that is resumed here takes no further step
         began = time.monotonic()
         epoch, microsteps = settings.steps[progress.step]
         label_tokens = sum(int(rows[i].mask.sum()) for microstep in microsteps for i in microstep)
@@ -129,8 +131,6 @@ def fit(
             _validation(validate, progress, emit)
         if due or last or progress.step % settings.save_steps == 0:
             save()
-        if recipe.early_stopping_patience and progress.stale_validations >= recipe.early_stopping_patience:
-            return "early stop"
     return "finished"
 
 

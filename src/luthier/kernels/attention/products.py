@@ -23,6 +23,7 @@ from torch import Tensor
 from luthier.kernels.segments import Segments
 
 QUERY_BLOCK = 256
+ROUND = 16
 STRETCH = 1.2  # the longest segment of a group over its shortest
 
 
@@ -66,7 +67,8 @@ def _group(spans: list[tuple[int, int]], window: int | None, dtype: torch.dtype)
     """Short segments side by side."""
     lengths = torch.tensor([end - start for start, end in spans]).unsqueeze(1)  # (B, 1)
     starts = torch.tensor([start for start, _ in spans]).unsqueeze(1)
-    place = torch.arange(int(lengths.max())).unsqueeze(0)  # (1, L)
+    # Rounded up: each new shape costs oneDNN a compiled primitive, and those are kept.
+    place = torch.arange(-(-int(lengths.max()) // ROUND) * ROUND).unsqueeze(0)  # (1, L)
     rows = starts + torch.minimum(place, lengths - 1)  # (B, L)
     real = (place < lengths).flatten().nonzero().squeeze(1)
     return _Block(rows, rows, None if len(real) == rows.numel() else real, _mask(0, 0, place.shape[1], window, dtype))
