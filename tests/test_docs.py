@@ -263,3 +263,7 @@ def test_words_are_plain(page: str) -> None:
     assert [word for word in LOUD if word in text.lower()] == []
     assert re.findall(r"[\U0001F000-\U0001FAFF\u2600-\u27BF]", text) == []
     assert re.findall(r"(?<![\w.~/…)>\]\[<-])/[a-z]+/[^\s`]*", text) == [], "a path of one machine"
+
+
+def test_no_placeholder_is_left() -> None:
+    assert [page for page in ROOT.glob("**/*.md") if ".venv" not in str(page) and "<<" in page.read_text()] == []
