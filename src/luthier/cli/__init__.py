@@ -34,6 +34,9 @@ def main() -> None:
     except LuthierError as error:
         complain(str(error))
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder without permission: the system's words name the file
+        complain(f"the system refused: {error}")
+        sys.exit(1)
     except KeyboardInterrupt:
         complain("stopped")
         sys.exit(130)
