@@ -24,7 +24,10 @@ def list_(root: Root = Path("runs")) -> None:
     if not runs:
         out.print(f"No runs under {root}.")
         return
-    table = Table("run", "status", "model", "steps", "held-out loss", "started", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("run", overflow="fold")  # a path must be readable in full, to be copied
+    for name in ("status", "model", "steps", "held-out loss", "started"):
+        table.add_column(name)
     for run in runs:
         started = run.started.strftime("%Y-%m-%d %H:%M") if run.started else ""
         table.add_row(str(run.path), run.status, run.model, _steps(run), _loss(run), started)

@@ -9,6 +9,7 @@ from luthier.cli.check import show_check
 from luthier.cli.console import err, note, out
 from luthier.cli.progress import RunProgress
 from luthier.core.errors import RecipeError
+from luthier.core.events import EVENTS_FILE
 
 if TYPE_CHECKING:
     from luthier.stages.run import TrainResult
@@ -51,6 +52,10 @@ def _train(path: Path, overrides: list[str]) -> "TrainResult":
         show_check(checked)
         with RunProgress() as progress:
             return run.train(loaded.recipe, say=progress.say, listen=progress.listen, checked=checked)
+    except KeyboardInterrupt:  # before the first step, or a second Ctrl-C: nothing new was saved
+        if (Path(loaded.recipe.output_dir) / EVENTS_FILE).exists():
+            err.print(f"Go on with: [bold]luthier train --resume {loaded.recipe.output_dir}[/]")
+        raise
     finally:
         checked.prepared.close()
 

@@ -72,6 +72,7 @@ def train(
     Raises:
         LuthierError: what stops the run; nothing that was saved is lost.
     """
+    assert checked is None or checked.prepared.recipe == recipe, "the check was of another recipe"
     run_dir = Path(recipe.output_dir)
     require_new(run_dir)  # before the folder is made, and again when nobody else can fill it
     try:
