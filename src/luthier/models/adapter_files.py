@@ -55,14 +55,6 @@ def load_adapter(folder: Path, spec: Spec, *, device: torch.device | str = "cpu"
         stored = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ModelError(f"damaged: {error}", where=str(folder / WEIGHTS_FILE)) from None
-    wanted = adapter.named()
-    if stored.keys() != wanted.keys():
-        missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
-        odd = f"lacks {missing[0]}" if missing else f"has an unexpected {extra[0]}"
-        raise ModelError(f"the adapter does not fit this model: it {odd}", where=where)
-    for name, tensor in wanted.items():
-        if stored[name].shape != tensor.shape:
-            shapes = f"{tuple(stored[name].shape)} against {tuple(tensor.shape)}"
-            raise ModelError(f"the adapter does not fit this model: {name} is {shapes}", where=where)
-        tensor.copy_(stored[name])
+    if misfit := adapter.fill(stored):
+        raise ModelError(f"the adapter does not fit this model: {misfit}", where=where)
     return adapter

@@ -37,6 +37,11 @@ def linear_shapes(spec: Spec) -> dict[str, tuple[int, tuple[int, ...]]]:
     return {"qkv": (d, spec.qkv_sizes), "o": (spec.qkv_sizes[0], (d,)), "gate_up": (d, (f, f)), "down": (f, (d,))}
 
 
+def adapter_size(spec: Spec, rank: int) -> int:
+    """Weights of a rank-R adapter on every linear."""
+    return spec.num_layers * sum(rank * (len(outs) * m + sum(outs)) for m, outs in linear_shapes(spec).values())
+
+
 class Adapter:
     """Rank-R adapters of every linear of a decoder.
 
@@ -54,7 +59,7 @@ class Adapter:
     ) -> None:
         self.spec, self.rank, self.alpha, self.scale = spec, rank, alpha, alpha / rank
         shapes = linear_shapes(spec)
-        self.num_parameters = spec.num_layers * sum(rank * (len(outs) * m + sum(outs)) for m, outs in shapes.values())
+        self.num_parameters = adapter_size(spec, rank)
         self.flat = torch.zeros(self.num_parameters, device=device)
         self.grad = torch.zeros_like(self.flat)
         self.flat.grad = self.grad
@@ -91,3 +96,21 @@ class Adapter:
                     tensors[f"{prefix}.lora_A.weight"] = pair.a.detach()[i * self.rank : (i + 1) * self.rank]
                     tensors[f"{prefix}.lora_B.weight"] = pair.bs[i].detach()
         return tensors
+
+    def fill(self, stored: dict[str, Tensor]) -> str:
+        """Take over the matrices of `stored`, by PEFT name.
+
+        Returns:
+            "" when they were taken, else what does not fit, as half a sentence; then nothing was changed.
+        """
+        wanted = self.named()
+        if missing := sorted(wanted.keys() - stored.keys()):
+            return f"it lacks {missing[0]}"
+        if extra := sorted(stored.keys() - wanted.keys()):
+            return f"it has an unexpected {extra[0]}"
+        for name, tensor in wanted.items():
+            if stored[name].shape != tensor.shape:
+                return f"{name} is {tuple(stored[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items():
+            tensor.copy_(stored[name])
+        return ""

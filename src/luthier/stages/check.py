@@ -6,6 +6,7 @@ from pathlib import Path
 from luthier.core.errors import RunError
 from luthier.core.events import EVENTS_FILE
 from luthier.core.hardware import free_disk, memory
+from luthier.models.lora import adapter_size
 from luthier.models.spec import Spec
 from luthier.recipe import Recipe
 from luthier.stages.prepare import Prepared, Say, prepare
@@ -33,13 +34,6 @@ class Check:
     disk_bytes: int
     memory_bytes: int
     warnings: list[str]
-
-
-def adapter_parameters(spec: Spec, rank: int) -> int:
-    """Weights of a rank-R adapter on every linear."""
-    d, f, (q, k, v) = spec.hidden_size, spec.ffn_size, spec.qkv_sizes
-    sums = (3 * d + q + k + v) + (q + d) + (2 * d + 2 * f) + (f + d)
-    return spec.num_layers * rank * sums
 
 
 def activation_bytes(spec: Spec, width: int) -> int:
@@ -93,7 +87,7 @@ def costs(prepared: Prepared) -> Check:
     """
     recipe, spec = prepared.recipe, prepared.spec
     run_dir = Path(recipe.output_dir)
-    parameters = adapter_parameters(spec, recipe.lora_r)
+    parameters = adapter_size(spec, recipe.lora_r)
     # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
     disk = (recipe.keep_checkpoints + 2) * 12 * parameters + 4 * parameters + DISK_RESERVE
     free = free_disk(run_dir)

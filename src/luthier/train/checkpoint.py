@@ -100,11 +100,8 @@ def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdamW) -> Progres
     Raises:
         RunError: the checkpoint was made with another model or rank.
     """
-    stored, wanted = load_file(folder / WEIGHTS_FILE), adapter.named()
-    if stored.keys() != wanted.keys() or any(stored[name].shape != wanted[name].shape for name in wanted):
-        raise RunError("the checkpoint was made with another model or lora_r", where=str(folder))
-    for name, tensor in wanted.items():
-        tensor.copy_(stored[name])
+    if misfit := adapter.fill(load_file(folder / WEIGHTS_FILE)):
+        raise RunError(f"the checkpoint was made with another model or lora_r: {misfit}", where=str(folder))
     progress = Progress(**read_json(folder / "state.json"))
     moments = folder / "optimizer.safetensors"
     if moments.is_file():
