@@ -1,7 +1,7 @@
 """Luthier against TRL and a bare PEFT loop on a CPU: same rows, same LoRA, same trained tokens, interleaved.
 
     make benchmark                                  makes the extra environment and runs this
-    python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python [--rounds 2] [--steps 6]
+    python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python [--rounds 2] [--steps 10]
 
 Rows are rendered once and handed to all three as token ids and masks, so they differ in nothing but the training
 itself: SmolLM2-135M in bf16, rank 16 on every linear, AdamW, eight rows of at most 512 tokens a step. Each contender
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", type=Path, default=Path("data/python-stdlib.jsonl"))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "cpu_sft.json")
     arguments = parser.parse_args()
 

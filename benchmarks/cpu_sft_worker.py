@@ -49,7 +49,8 @@ def luthier(model: str, rows: Rows, steps: int) -> dict[str, Any]:
         labels, loss = sum(int(row.mask.sum()) for row in made), 0.0
         for micro in plan_pass([len(row.ids) for row in made], CPU_MICRO_TOKENS):
             stream = collate([made[i] for i in micro])
-            logprobs = decoder.logprobs(stream.tokens, Segments.of(stream.lengths), stream.targets, adapter)
+            segments = Segments.of(stream.lengths, parents=stream.parents)
+            logprobs = decoder.logprobs(stream.tokens, segments, stream.targets, adapter)
             part = sft_loss(logprobs) / labels
             part.backward()
             loss += part.item()

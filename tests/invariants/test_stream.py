@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from helpers_models import decoder_of, full_adapter, make_twin
 from helpers_numerics import assert_same
+from luthier.data.collate import collate
+from luthier.data.render import Row
 from luthier.kernels.segments import Segments
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
@@ -82,3 +85,27 @@ def test_gradients_accumulate_in_the_flat_buffer(decoder: Decoder) -> None:
     (-decoder.logprobs(tokens, segments, target, adapter).sum()).backward()
     assert_same(adapter.grad, 2 * once, tolerance=1e-6)
     assert adapter.flat.grad is adapter.grad
+
+
+def test_a_shared_beginning_changes_nothing(decoder: Decoder) -> None:
+    """Rows that begin alike, once: the same log-probabilities and the same gradient as each row by itself."""
+    generator = torch.Generator().manual_seed(2)
+    common = torch.randint(3, 160, (30,), generator=generator).tolist()
+    rows = []
+    for length in (5, 1, 290, 12):
+        tokens = np.array([*common, *torch.randint(3, 160, (length,), generator=generator).tolist()], np.int32)
+        mask = np.zeros(len(tokens), bool)
+        mask[29:] = True  # the first target is shared, and so is the token that predicts the second
+        rows.append(Row(tokens, mask, "", "", ""))
+    together, alone = full_adapter(decoder), full_adapter(decoder)
+    stream = collate(rows)
+    assert len(stream.tokens) == 30 + 5 + 1 + 290 + 12
+    segments = Segments.of(stream.lengths, parents=stream.parents)
+    shared = decoder.logprobs(stream.tokens, segments, stream.targets, together)
+    (-shared.sum()).backward()
+    for index, row in enumerate(rows):
+        tokens = torch.from_numpy(row.ids).long()
+        single = decoder.logprobs(tokens, Segments.of([len(tokens)]), torch.from_numpy(row.mask).nonzero()[:, 0], alone)
+        (-single.sum()).backward()
+        assert_same(shared[stream.target_rows == index], single, tolerance=1e-5)
+    assert_same(together.grad, alone.grad, tolerance=1e-5)

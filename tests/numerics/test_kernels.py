@@ -142,6 +142,32 @@ def test_attention(lengths: list[int], heads: int, kv_heads: int, window: int | 
     )
 
 
+PARENTS = [
+    ([5, 3, 1, 7], [None, 0, 0, 0]),
+    ([4, 9, 2, 2, 3, 30], [None, None, 0, 1, 1, None]),  # two parents, one child of the first, a loner
+    ([300, 2, 280, 7, 9], [None, 0, 0, 0, None]),  # longer than a block of queries: the parent and a child
+    ([20, 600, 600, 3], [None, 0, 0, 0]),
+]
+
+
+@pytest.mark.parametrize(("lengths", "parents"), PARENTS)
+@pytest.mark.parametrize("window", [None, 3, 290])
+def test_attention_behind_a_parent(lengths: list[int], parents: list[int | None], window: int | None) -> None:
+    segments = Segments.of(lengths, parents=parents)
+    compare(
+        lambda x: attention(x, segments, 6, 2, window),
+        lambda x: attention_naive(x, segments, 6, 2, window),
+        [randn(sum(lengths), (6 + 2 * 2) * 8)],
+    )
+
+
+def test_rows_and_previous_of_segments_with_parents() -> None:
+    segments = Segments.of([3, 2, 4, 2], parents=[None, 0, None, 0])
+    assert segments.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 3, 4]
+    assert segments.rows(3).tolist() == [0, 1, 2, 9, 10]
+    assert segments.previous(torch.arange(11)).tolist() == [-1, 0, 1, 2, 3, -1, 5, 6, 7, 2, 9]
+
+
 @pytest.mark.parametrize("window", [None, 2, 50])
 def test_attention_to_a_cache_is_the_last_row_of_attention(window: int | None) -> None:
     qkv = randn(9, (6 + 2 * 2) * 8)

@@ -7,30 +7,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.data.prefix import shared_prefixes
 from luthier.data.render import Row
 
 
 @dataclass(frozen=True)
 class Stream:
-    """S rows laid end to end.
+    """Rows laid end to end as S segments; a beginning that rows have in common is a segment once, their parent.
 
     tokens: (T,) int64.
-    lengths: tokens of each row, in order.
-    targets: (N,) int64, positions of the tokens that are trained on; never the first of a row.
-    target_rows: (N,) int64, which of the S rows each target belongs to.
+    lengths: tokens of each segment, in order.
+    parents: S indices of segments, None for a segment that starts by itself.
+    targets: (N,) int64, positions of the tokens that are trained on, row by row; a token that several rows share and
+        train on is there once for each.
+    target_rows: (N,) int64, which row each target belongs to.
     """
 
     tokens: Tensor
     lengths: list[int]
+    parents: list[int | None]
     targets: Tensor
     target_rows: Tensor
 
 
 def collate(rows: Sequence[Row]) -> Stream:
     """The stream of these rows, on the host."""
-    mask = np.concatenate([row.mask for row in rows])
-    targets = np.flatnonzero(mask)
-    lengths = [len(row.ids) for row in rows]
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    tokens = np.concatenate([row.ids for row in rows]).astype(np.int64)
-    return Stream(torch.from_numpy(tokens), lengths, torch.from_numpy(targets), torch.from_numpy(owner[targets]))
+    pieces: list[np.ndarray] = []  # token ids of each segment
+    parents: list[int | None] = []
+    places: dict[int, np.ndarray] = {}  # row → (L,) its tokens' positions in the stream
+    end = 0
+
+    def put(ids: np.ndarray, parent: int | None) -> np.ndarray:
+        nonlocal end
+        pieces.append(ids)
+        parents.append(parent)
+        end += len(ids)
+        return np.arange(end - len(ids), end)
+
+    for members, shared in shared_prefixes([row.ids for row in rows]):
+        beginning, parent = np.arange(0), None
+        if shared:
+            beginning, parent = put(rows[members[0]].ids[:shared], None), len(pieces) - 1
+        for index in members:
+            places[index] = np.concatenate([beginning, put(rows[index].ids[shared:], parent)])
+    targets = [places[index][row.mask] for index, row in enumerate(rows)]
+    owner = np.repeat(np.arange(len(rows)), [len(positions) for positions in targets])
+    return Stream(
+        torch.from_numpy(np.concatenate(pieces).astype(np.int64)),
+        [len(ids) for ids in pieces],
+        parents,
+        torch.from_numpy(np.concatenate(targets)),
+        torch.from_numpy(owner),
+    )

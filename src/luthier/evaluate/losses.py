@@ -46,7 +46,7 @@ def row_losses(
     done = 0
     for microstep in plan_pass([len(row.ids) for row in rows], micro_batch_tokens):
         stream = collate([rows[i] for i in microstep])
-        segments = Segments.of(stream.lengths, decoder.device)
+        segments = Segments.of(stream.lengths, decoder.device, parents=stream.parents)
         logprobs = decoder.logprobs(
             stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter
         )

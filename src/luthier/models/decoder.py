@@ -116,13 +116,13 @@ class Decoder:
             qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs and pairs["qkv"], scale)
             qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
             attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
+            if rows is not None and index == len(self.layers) - 1:
+                x, attended = x[rows], attended[rows]  # nothing after the last attention looks at the other tokens
             x = x + layer.o(attended, pairs and pairs["o"], scale)
             gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs and pairs["gate_up"], scale)
             x = x + layer.down(swiglu(gate_up), pairs and pairs["down"], scale)
         if cache is not None:
             cache.length += len(tokens)
-        if rows is not None:
-            x = x[rows]
         return rms_norm(x, self.norm, spec.norm_eps)
 
     def _attend(self, qkv: Tensor, segments: Segments, index: int, cache: Cache | None) -> Tensor:
@@ -137,16 +137,16 @@ class Decoder:
         return attention(qkv, segments, spec.num_heads, spec.num_kv_heads, spec.window(index))
 
     def logprobs(self, tokens: Tensor, segments: Segments, targets: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """Log-probability of the tokens at `targets`, each given the tokens before it in its segment.
+        """Log-probability of the tokens at `targets`, each given the tokens before it in its segment and its parent.
 
         Args:
             tokens: (T,) int64.
             segments: where the stream is cut.
-            targets: (N,) int64 positions, none of them the first of a segment.
+            targets: (N,) int64 positions, none of them without a token before it.
             adapter: as in `hidden`.
 
         Returns:
             (N,) float32.
         """
-        hidden = self.hidden(tokens, segments, adapter, rows=targets - 1)
+        hidden = self.hidden(tokens, segments, adapter, rows=segments.previous(targets))
         return selected_logprobs(hidden, self.head, tokens[targets])

@@ -76,7 +76,8 @@ def fit(
         began = time.monotonic()
         epoch, microsteps = settings.steps[progress.step]
         label_tokens = sum(int(rows[i].mask.sum()) for microstep in microsteps for i in microstep)
-        loss, tokens = 0.0, 0
+        tokens = sum(len(rows[i].ids) for microstep in microsteps for i in microstep)
+        loss, computed_tokens = 0.0, 0
         for microstep in microsteps:
             if should_stop():
                 adapter.grad.zero_()
@@ -84,14 +85,14 @@ def fit(
                 emit("interrupted", step=progress.step)
                 return "interrupted"
             stream = collate([rows[i] for i in microstep])
-            segments = Segments.of(stream.lengths, decoder.device)
+            segments = Segments.of(stream.lengths, decoder.device, parents=stream.parents)
             logprobs = decoder.logprobs(
                 stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter
             )
             part = sft_loss(logprobs) / label_tokens
             part.backward()
             loss += part.item()
-            tokens += len(stream.tokens)
+            computed_tokens += len(stream.tokens)
         norm = _clip(adapter, recipe.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             adapter.grad.zero_()
@@ -121,6 +122,7 @@ def fit(
             learning_rate=rate,
             tokens=tokens,
             label_tokens=label_tokens,
+            shared_tokens=tokens - computed_tokens,
             seconds=seconds,
             tokens_per_second=tokens / seconds,
             total_tokens=progress.total_tokens,

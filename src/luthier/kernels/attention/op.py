@@ -14,16 +14,30 @@ def _varlen(qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, 
     size = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
     q, k, v = qkv.unflatten(1, (-1, size)).split([num_heads, num_kv_heads, num_kv_heads], dim=1)  # (T, heads, K)
     k, v = (t.repeat_interleave(num_heads // num_kv_heads, dim=1) for t in (k, v))
-    left = -1 if window is None else window - 1
+    cu_keys, longest_keys = segments.cu_seqlens, segments.longest
+    if any(parent is not None for parent in segments.parents):
+        rows, cu_keys, longest_keys = _keys(segments, qkv.device)
+        k, v = k.index_select(0, rows), v.index_select(0, rows)
+    left = -1 if window is None else window - 1  # the kernel counts from the end of the keys, which is where q ends
     out = varlen_attn(
         q.contiguous(), k.contiguous(), v.contiguous(),
-        segments.cu_seqlens, segments.cu_seqlens, segments.longest, segments.longest, window_size=(left, 0),
+        segments.cu_seqlens, cu_keys, segments.longest, longest_keys, window_size=(left, 0),
     )  # fmt: skip
     return out.flatten(1)
 
 
+def _keys(segments: Segments, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Rows of the keys that each segment sees, laid end to end; where each segment's begin; the most one has."""
+    if "varlen keys" not in segments.plans:
+        rows = [segments.rows(index) for index in range(len(segments.spans))]
+        lengths = torch.tensor([0, *map(len, rows)])
+        cu_keys = lengths.cumsum(0).to(device, torch.int32)
+        segments.plans["varlen keys"] = torch.cat(rows).to(device), cu_keys, int(lengths.max())
+    return segments.plans["varlen keys"]
+
+
 def attention(qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, window: int | None = None) -> Tensor:
-    """Causal attention of each token to the tokens before it in its own segment.
+    """Causal attention of each token to the tokens before it in its own segment and its parent.
 
     Args:
         qkv: (T, (H + 2G)·K), packed and already turned by RoPE; H a multiple of G.

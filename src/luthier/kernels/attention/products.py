@@ -6,12 +6,15 @@ square of their sum.
 
 Short segments of nearly the same length go into one product together, laid side by side with a few rows too many at
 their ends. Those rows cost nothing but time: causality hides them from every real query, and their own results are
-never read. Long segments go a block of queries at a time: a block sees only the keys up to its end, which halves the
-work and bounds the memory of the probabilities. With P = softmax(s·q kᵀ + mask), o = P v:
+never read. Segments that continue a common parent get its keys in front of their own. Long segments go a block of
+queries at a time: a block sees only the keys up to its end, which halves the work and bounds the memory of the
+probabilities. With P = softmax(s·q kᵀ + mask), o = P v:
 
     dv = Pᵀ do      dP = do vᵀ      dS = P ∘ (dP − rowsum(dP ∘ P))      dq = s·dS k      dk = s·dSᵀ q
 
-P is made again in the backward: keeping it would cost more memory than everything else of the layer.
+P is made again in the backward: keeping it would cost more memory than everything else of the layer. Each head of
+each token is one row of K numbers; what a block reads and where its results go are lists of such rows, made once for
+all layers.
 """
 
 from dataclasses import dataclass
@@ -28,175 +31,231 @@ STRETCH = 1.2  # the longest segment of a group over its shortest
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Queries that are worked on together, and the keys they see.
+class _Layout:
+    """T tokens, H query heads, G key heads: token t's heads are rows t·(H + 2G) … of the packed input."""
 
-    queries, keys: (B, L) and (B, M) rows of the stream, one line a segment; short lines repeat their last row.
-    real: (N,) places in the flattened (B·L) queries that stand for a row of the stream, or None when all do.
-    mask: (L, M), 0 where a query sees a key, −inf elsewhere.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    real: Tensor | None
-    mask: Tensor
-
-    def to(self, device: torch.device) -> "_Block":
-        """The same on a device."""
-        queries = self.queries.to(device)
-        keys = queries if self.keys is self.queries else self.keys.to(device)
-        return _Block(queries, keys, None if self.real is None else self.real.to(device), self.mask.to(device))
+    tokens: int
+    num_heads: int
+    num_kv_heads: int
+    window: int | None
+    dtype: torch.dtype
 
     @property
-    def rows(self) -> Tensor:
-        """(N,) the rows of the stream that the real queries are."""
-        flat = self.queries.flatten()
-        return flat if self.real is None else flat[self.real]
+    def width(self) -> int:
+        """Heads of a token: queries, keys, values."""
+        return self.num_heads + 2 * self.num_kv_heads
 
 
-def _mask(first_key: int, first: int, stop: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """(queries, keys) for queries first … stop − 1 and keys first_key … stop − 1 of one segment."""
-    query, key = torch.arange(first, stop).unsqueeze(1), torch.arange(first_key, stop)
+@dataclass(frozen=True)
+class _Block:
+    """B lines of queries that are worked on together, and the keys that each line sees.
+
+    queries, keys: the shapes (B·G, H/G·L, K) and (B·G, M, K).
+    read: rows of the packed input: all queries, then all keys, then all values.
+    out: for each query its row of the output, or the row behind the last for a query too many.
+    grads: for each query, key and value the row of the packed input that its gradient belongs to, or the row behind the
+        last for what is too many or in `several`; of a long segment, for the queries only.
+    mask: (H/G·L, M), 0 where a query sees a key, −inf elsewhere.
+    long: part of a long segment, whose keys other blocks see too.
+    several: (first token, which keys) of those that more than one segment or block sees.
+    """
+
+    queries: tuple[int, int, int]
+    keys: tuple[int, int, int]
+    read: Tensor
+    out: Tensor
+    grads: Tensor
+    mask: Tensor
+    long: bool
+    several: list[tuple[int, slice]]
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries, keys and values among rows in the order of `read`."""
+        number, keys = self.queries[0] * self.queries[1], self.keys[0] * self.keys[1]
+        q, k, v = rows.split([number, keys, keys])
+        return q.view(self.queries), k.view(self.keys), v.view(self.keys)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The blocks of a stream, and where to find each row of the output and of the gradient in what they made.
+
+    All blocks' results lie end to end. Gathering from there is several times as fast as scattering each block's.
+    """
+
+    layout: _Layout
+    blocks: list[_Block]
+    out: Tensor  # (T·H,)
+    grads: Tensor  # (T·(H + 2G),); the row behind the last for what no block made alone
+
+
+def _found(rows: list[Tensor], number: int) -> Tensor:
+    """(number,) where each of 0 … number − 1 is in the concatenated `rows`; behind the last if it is not there."""
+    together = torch.cat(rows)
+    found = torch.full((number + 1,), len(together), device=together.device)
+    found[together] = torch.arange(len(together), device=together.device)
+    return found[:number]
+
+
+def _block(
+    layout: _Layout, queries: Tensor, keys: Tensor, real: Tensor, prefix: int, device: torch.device, *, long: bool
+) -> _Block:
+    """Work the lists of rows out.
+
+    Args:
+        queries, keys: (B, L) and (B, M) tokens of the stream, one line a segment; short lines repeat their last token.
+        real: (B, L), which queries are not repeats.
+        prefix: the first `prefix` keys are a parent's, the same in every line.
+        long: the keys are seen by other blocks too.
+    """
+    (lines, length), seen = queries.shape, keys.shape[1]
+    place = torch.arange(seen)  # a line's queries are the last of its keys
+    mask = _mask(place[seen - length :], place, layout)
+    heads, kv_heads, width = layout.num_heads, layout.num_kv_heads, layout.width
+    query_heads = torch.arange(heads).view(kv_heads, -1, 1)  # (G, H/G, 1)
+    key_heads = heads + torch.arange(kv_heads).unsqueeze(1)  # (G, 1)
+    real = real[:, None, None]
+    q_rows = queries[:, None, None] * width + query_heads  # (B, G, H/G, L)
+    k_rows = keys[:, None] * width + key_heads  # (B, G, M)
+    out = torch.where(real, queries[:, None, None] * heads + query_heads, layout.tokens * heads)
+    nowhere = layout.tokens * width
+    grads = [torch.where(real, q_rows, nowhere)]
+    several = [(int(keys[0, 0]), slice(0, prefix))] if prefix else []
+    if long:
+        several.append((int(keys[0, prefix]), slice(prefix, seen)))
+    else:
+        alone = torch.cat([torch.zeros(lines, 1, prefix, dtype=torch.bool), real[:, 0]], 2)  # (B, 1, M)
+        grads += [torch.where(alone, k_rows, nowhere), torch.where(alone, k_rows + kv_heads, nowhere)]
+    return _Block(
+        queries=(lines * kv_heads, heads // kv_heads * length, -1),
+        keys=(lines * kv_heads, seen, -1),
+        read=torch.cat([q_rows.flatten(), k_rows.flatten(), k_rows.flatten() + kv_heads]).to(device),
+        out=out.flatten().to(device),
+        grads=torch.cat([rows.flatten() for rows in grads]).to(device),
+        mask=mask.repeat(heads // kv_heads, 1).to(device),
+        long=long,
+        several=several,
+    )
+
+
+def _mask(queries: Tensor, keys: Tensor, layout: _Layout) -> Tensor:
+    """(L, M) for queries and keys at these positions (L,) and (M,) of one segment."""
+    query, key = queries.unsqueeze(1), keys.unsqueeze(0)
     hidden = key > query
-    if window is not None:
-        hidden |= key <= query - window
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    if layout.window is not None:
+        hidden |= key <= query - layout.window
+    return torch.zeros(hidden.shape, dtype=layout.dtype).masked_fill_(hidden, float("-inf"))
 
 
-def _group(spans: list[tuple[int, int]], window: int | None, dtype: torch.dtype) -> _Block:
-    """Short segments side by side."""
-    lengths = torch.tensor([end - start for start, end in spans]).unsqueeze(1)  # (B, 1)
-    starts = torch.tensor([start for start, _ in spans]).unsqueeze(1)
+def _group(layout: _Layout, segments: Segments, indices: list[int], device: torch.device) -> _Block:
+    """Short segments side by side, all with the same parent or all without."""
+    parent = segments.parents[indices[0]]
+    prefix = torch.arange(0) if parent is None else segments.rows(parent)  # (P,)
+    starts = torch.tensor([[segments.starts[index]] for index in indices])  # (B, 1)
+    lengths = torch.tensor([[segments.starts[index + 1]] for index in indices]) - starts
     # Rounded up: each new shape costs oneDNN a compiled primitive, and those are kept.
-    place = torch.arange(-(-int(lengths.max()) // ROUND) * ROUND).unsqueeze(0)  # (1, L)
-    rows = starts + torch.minimum(place, lengths - 1)  # (B, L)
-    real = (place < lengths).flatten().nonzero().squeeze(1)
-    return _Block(rows, rows, None if len(real) == rows.numel() else real, _mask(0, 0, place.shape[1], window, dtype))
+    seen = -(-(len(prefix) + int(lengths.max())) // ROUND) * ROUND
+    place = torch.arange(seen - len(prefix)).unsqueeze(0)  # (1, L)
+    queries = starts + torch.minimum(place, lengths - 1)  # (B, L)
+    keys = torch.cat([prefix.expand(len(indices), -1), queries], 1)  # (B, P + L)
+    return _block(layout, queries, keys, place < lengths, len(prefix), device, long=False)
 
 
-def _plan(segments: Segments, window: int | None, like: Tensor) -> list[_Block]:
-    """All blocks of a stream, made once and kept with its segments."""
-    key = ("attention", window, like.dtype, like.device)
-    if key not in segments.plans:
-        blocks, group = [], []
-        for span in sorted(segments.spans, key=lambda span: span[1] - span[0]):
-            length = span[1] - span[0]
-            if length > QUERY_BLOCK:
-                blocks += _long(span, window, like.dtype)
-                continue
-            if group and length > STRETCH * (group[0][1] - group[0][0]) + 4:
-                blocks.append(_group(group, window, like.dtype))
-                group = []
-            group.append(span)
-        if group:
-            blocks.append(_group(group, window, like.dtype))
-        segments.plans[key] = [block.to(like.device) for block in blocks]
-    return segments.plans[key]
-
-
-def _long(span: tuple[int, int], window: int | None, dtype: torch.dtype) -> list[_Block]:
+def _long(layout: _Layout, segments: Segments, index: int, device: torch.device) -> list[_Block]:
     """One long segment, a block of queries at a time."""
-    start, end = span
+    rows = segments.rows(index)
+    prefix = len(rows) - (segments.starts[index + 1] - segments.starts[index])
     blocks = []
-    for first in range(start, end, QUERY_BLOCK):
-        stop = min(first + QUERY_BLOCK, end)
-        first_key = start if window is None else max(start, first - window + 1)
-        queries, keys = torch.arange(first, stop), torch.arange(first_key, stop)
-        mask = _mask(first_key, first, stop, window, dtype)
-        blocks.append(_Block(queries.unsqueeze(0), keys.unsqueeze(0), None, mask))
+    for first in range(prefix, len(rows), QUERY_BLOCK):
+        stop = min(first + QUERY_BLOCK, len(rows))
+        first_key = 0 if layout.window is None else max(0, first - layout.window + 1)
+        queries, keys = rows[first:stop].unsqueeze(0), rows[first_key:stop].unsqueeze(0)
+        real = torch.ones_like(queries, dtype=torch.bool)
+        blocks.append(_block(layout, queries, keys, real, max(0, prefix - first_key), device, long=True))
     return blocks
 
 
-class _Heads:
-    """How the packed columns are split into heads: B segments, H query heads, G key heads of size K."""
-
-    def __init__(self, num_heads: int, num_kv_heads: int, size: int) -> None:
-        self.num_heads, self.num_kv_heads, self.size = num_heads, num_kv_heads, size
-        self.shared = num_heads // num_kv_heads  # queries that share a key
-        self.scale = size**-0.5
-
-    def queries(self, columns: Tensor, index: Tensor) -> Tensor:
-        """Rows `index` (B, L) of (T, H·K) columns → (B·G, H/G·L, K)."""
-        taken = columns[index].view(*index.shape, self.num_kv_heads, self.shared, self.size)
-        return taken.permute(0, 2, 3, 1, 4).reshape(-1, self.shared * index.shape[1], self.size)
-
-    def rows(self, heads: Tensor, index: Tensor) -> Tensor:
-        """The way back: (B·G, H/G·L, K) → (B·L, H·K)."""
-        split = heads.view(len(index), self.num_kv_heads, self.shared, index.shape[1], self.size)
-        return split.permute(0, 3, 1, 2, 4).reshape(-1, self.num_heads * self.size)
-
-    def keys(self, columns: Tensor, index: Tensor) -> Tensor:
-        """Rows `index` (B, M) of (T, G·K) columns → (B·G, M, K)."""
-        taken = columns[index].view(*index.shape, self.num_kv_heads, self.size)
-        return taken.transpose(1, 2).reshape(-1, index.shape[1], self.size)
-
-    def key_rows(self, heads: Tensor, index: Tensor) -> Tensor:
-        """The way back: (B·G, M, K) → (B·M, G·K)."""
-        split = heads.view(len(index), self.num_kv_heads, index.shape[1], self.size)
-        return split.transpose(1, 2).reshape(-1, self.num_kv_heads * self.size)
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The q, k and v columns of packed rows."""
-        wide, narrow = self.num_heads * self.size, self.num_kv_heads * self.size
-        return qkv[:, :wide], qkv[:, wide : wide + narrow], qkv[:, wide + narrow :]
-
-    def probabilities(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-        """(B·G, H/G·L, M)."""
-        return torch.baddbmm(mask.repeat(self.shared, 1), q, k.transpose(1, 2), alpha=self.scale).softmax(-1)
+def _plan(layout: _Layout, segments: Segments, device: torch.device) -> _Plan:
+    """Made once for a stream, and kept with its segments."""
+    key = (layout, device)
+    if key not in segments.plans:
+        lengths = [end - start for start, end in segments.spans]
+        parents = [-1 if parent is None else parent for parent in segments.parents]
+        blocks: list[_Block] = []
+        groups: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lambda index: (parents[index], lengths[index])):
+            if lengths[index] > QUERY_BLOCK:
+                blocks += _long(layout, segments, index, device)
+                continue
+            first = groups[-1][0] if groups else None
+            if first is None or parents[first] != parents[index] or lengths[index] > STRETCH * lengths[first] + 4:
+                groups.append([])
+            groups[-1].append(index)
+        blocks += [_group(layout, segments, group, device) for group in groups]
+        out = _found([block.out for block in blocks], layout.tokens * layout.num_heads)
+        grads = _found([block.grads for block in blocks], layout.tokens * layout.width)
+        segments.plans[key] = _Plan(layout, blocks, out, grads)
+    return segments.plans[key]
 
 
-def _real(rows: Tensor, block: _Block) -> Tensor:
-    return rows if block.real is None else rows[block.real]
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """(B·G, H/G·L, M)."""
+    return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
 
 
 class _ProductAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, plan: list[_Block], heads: _Heads) -> Tensor:
-        out = qkv.new_empty(len(qkv), heads.num_heads * heads.size)
-        q_columns, k_columns, v_columns = heads.split(qkv)
-        for block in plan:
-            q, k = heads.queries(q_columns, block.queries), heads.keys(k_columns, block.keys)
-            o = heads.probabilities(q, k, block.mask) @ heads.keys(v_columns, block.keys)
-            out[block.rows] = _real(heads.rows(o, block.queries), block)
+    def forward(ctx: Any, qkv: Tensor, plan: _Plan) -> Tensor:
+        size = qkv.shape[1] // plan.layout.width
+        heads = qkv.view(-1, size)  # (T·(H + 2G), K)
+        made = qkv.new_empty(sum(len(block.out) for block in plan.blocks), size)
+        parts = made.split([len(block.out) for block in plan.blocks])
+        for block, part in zip(plan.blocks, parts, strict=True):
+            q, k, v = block.split(heads.index_select(0, block.read))
+            torch.bmm(_probabilities(q, k, block.mask), v, out=part.view(block.queries))
         ctx.save_for_backward(qkv)
-        ctx.plan, ctx.heads = plan, heads
-        return out
+        ctx.plan = plan
+        return made.index_select(0, plan.out).view(len(qkv), -1)
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
-        (qkv,), heads = ctx.saved_tensors, ctx.heads
-        dqkv = torch.zeros_like(qkv)
-        q_columns, k_columns, v_columns = heads.split(qkv)
-        dq_columns, dk_columns, dv_columns = heads.split(dqkv)
-        for block in ctx.plan:
-            q, k = heads.queries(q_columns, block.queries), heads.keys(k_columns, block.keys)
-            v, do = heads.keys(v_columns, block.keys), heads.queries(dout, block.queries)
-            if block.real is not None:
-                # The rows too many must not count: without a gradient of their own they add nothing to dk and dv.
-                absent = torch.ones(block.queries.numel(), dtype=torch.bool, device=do.device)
-                absent[block.real] = False
-                lines = do.view(len(block.queries), -1, block.queries.shape[1], heads.size)
-                lines.masked_fill_(absent.view(len(block.queries), 1, -1, 1), 0)
-            p = heads.probabilities(q, k, block.mask)
-            dv = p.transpose(1, 2) @ do
-            ds = torch._softmax_backward_data(do @ v.transpose(1, 2), p, -1, p.dtype).mul_(heads.scale)
-            dk = ds.transpose(1, 2) @ q
-            rows = block.rows
-            dq_columns[rows] = _real(heads.rows(ds @ k, block.queries), block)
-            if block.keys is block.queries:  # whole segments: each row is written once
-                dk_columns[rows] = _real(heads.key_rows(dk, block.keys), block)
-                dv_columns[rows] = _real(heads.key_rows(dv, block.keys), block)
-            else:  # keys of a long segment are seen by several blocks; their rows lie together
-                first, stop = int(block.keys[0, 0]), int(block.keys[0, -1]) + 1
-                dk_columns[first:stop] += heads.key_rows(dk, block.keys)
-                dv_columns[first:stop] += heads.key_rows(dv, block.keys)
-        return dqkv, None, None
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+        (qkv,), plan, kv_heads = ctx.saved_tensors, ctx.plan, ctx.plan.layout.num_kv_heads
+        size = qkv.shape[1] // plan.layout.width
+        scale, wide = size**-0.5, torch.promote_types(qkv.dtype, torch.float32)
+        heads = qkv.view(-1, size)
+        # The queries too many must not count: their gradient is the row of zeros behind the last.
+        dout = torch.cat([dout.reshape(-1, size), dout.new_zeros(1, size)])
+        made = qkv.new_empty(sum(len(block.grads) for block in plan.blocks) + 1, size)
+        made[-1] = 0
+        parts = made[:-1].split([len(block.grads) for block in plan.blocks])
+        several = None  # (T, 2·G·K), keys and values that get their gradient from several places
+        if any(block.several for block in plan.blocks):
+            several = torch.zeros(len(qkv), 2 * kv_heads * size, dtype=wide, device=qkv.device)
+        for block, part in zip(plan.blocks, parts, strict=True):
+            taken = heads.index_select(0, block.read)
+            q, k, v = block.split(taken)
+            dq, dk, dv = block.split(torch.empty_like(taken) if block.long else part)
+            if block.long:
+                dq = part.view(block.queries)
+            do = dout.index_select(0, block.out).view(q.shape)
+            p = _probabilities(q, k, block.mask)
+            torch.bmm(p.transpose(1, 2), do, out=dv)
+            ds = torch._softmax_backward_data(do @ v.transpose(1, 2), p, -1, p.dtype)
+            torch.baddbmm(dk, ds.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
+            torch.baddbmm(dq, ds, k, beta=0, alpha=scale, out=dq)
+            for first, which in block.several:
+                both = torch.stack([dk[:, which], dv[:, which]]).unflatten(1, (-1, kv_heads))  # (2, B, G, number, K)
+                rows = both.sum(1, dtype=wide).permute(2, 0, 1, 3).flatten(1)  # (number, 2·G·K)
+                several[first : first + len(rows)] += rows
+        dqkv = made.index_select(0, plan.grads).view(qkv.shape)
+        if several is not None:
+            dqkv[:, plan.layout.num_heads * size :] += several
+        return dqkv, None
 
 
 def product_attention(
     qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, window: int | None = None
 ) -> Tensor:
     """As `op.attention`, on any device and in any dtype."""
-    size = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
-    plan = _plan(segments, window, qkv)
-    return _ProductAttention.apply(qkv, plan, _Heads(num_heads, num_kv_heads, size))
+    layout = _Layout(len(qkv), num_heads, num_kv_heads, window, qkv.dtype)
+    return _ProductAttention.apply(qkv.contiguous(), _plan(layout, segments, qkv.device))
