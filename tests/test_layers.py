@@ -14,12 +14,13 @@ MAY_IMPORT = {
     "kernels": {"core"},
     "models": {"core", "kernels"},
     "train": {"core", "recipe", "data", "kernels", "models"},
+    "curate": {"core", "recipe", "data"},
     "evaluate": {"core", "recipe", "data", "kernels", "models"},
     "stages": {"core", "recipe", "data", "models", "train", "evaluate"},
     "serve": {"core", "recipe", "data", "models", "train"},
-    "cli": {"core", "recipe", "data", "models", "train", "evaluate", "stages", "serve"},
+    "cli": {"core", "recipe", "data", "curate", "models", "train", "evaluate", "stages", "serve"},
 }
-NO_TORCH = ("core/", "recipe/", "data/", "cli/__init__.py")
+NO_TORCH = ("core/", "recipe/", "data/", "curate/", "cli/__init__.py")
 TORCH_ANYWAY = ("data/collate.py",)
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

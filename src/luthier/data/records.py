@@ -1,4 +1,4 @@
-"""What every format is turned into: a record of messages, or of plain text."""
+"""What every format is turned into: a record of messages, of a preference, of a labelled answer, or of plain text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any, Final
 from luthier.core.files import hash_json
 
 ROLES: Final = ("system", "user", "assistant")
+KINDS: Final = ("conversation", "preference", "labelled", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +15,33 @@ class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: one of `ROLES`.
+        role: one of `ROLES`, or "tool" for what a tool answered.
         content: the text, exactly as in the file.
+        tool_calls: calls the assistant makes in this turn, canonical JSON: [{"name": …, "arguments": {…}}, …]; "" none.
+        name: of a tool turn, the tool that answered; "" otherwise or unknown.
     """
 
     role: str
     content: str
+    tool_calls: str = ""
+    name: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The fields that are filled, role and content always."""
+        extra = {"tool_calls": self.tool_calls, "name": self.name}
+        return {"role": self.role, "content": self.content} | {key: value for key, value in extra.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One training example. Either `messages` or `text` is filled, never both.
+    """One training example.
 
     Attributes:
-        messages: the conversation; empty for plain text.
-        text: plain text, all of which is trained on; empty for a conversation.
+        messages: the conversation, or for a preference the prompt; empty for plain text.
+        chosen, rejected: the two continuations of the prompt; filled for a preference only.
+        label: for a labelled answer, whether the conversation's last turn is wanted; None otherwise.
+        tools: schemas of the tools the conversation may call, canonical JSON list; "" for none.
+        text: plain text, all of which is trained on; empty for everything else.
         where: "path.jsonl:17", the place to name in a message to a person.
         group: records of one group stay on one side of a split; "" means a group of its own.
         meta: provenance and anything else the file carried under "meta", kept verbatim.
@@ -39,10 +52,50 @@ class Record:
     where: str = ""
     group: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    tools: str = ""
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`."""
+        if self.chosen or self.rejected:
+            return "preference"
+        if self.label is not None:
+            return "labelled"
+        return "conversation" if self.messages else "text"
 
     @property
     def id(self) -> str:
         """16 hex digits of the content alone: the same words have the same id in any file, group or format."""
-        if self.messages:
-            return hash_json([[message.role, message.content] for message in self.messages])[:16]
-        return hash_json(self.text)[:16]
+        match self.kind:
+            case "text":
+                return hash_json(self.text)[:16]
+            case "conversation" if not self.tools and all(len(message.as_json()) == 2 for message in self.messages):
+                return hash_json([[message.role, message.content] for message in self.messages])[:16]
+            case _:
+                return hash_json(self.as_json())[:16]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content in canonical form: only what is filled, without where, group and meta."""
+        content: dict[str, Any] = {}
+        for name in ("messages", "chosen", "rejected"):
+            if turns := getattr(self, name):
+                content[name] = [turn.as_json() for turn in turns]
+        if self.label is not None:
+            content["label"] = self.label
+        if self.tools:
+            content["tools"] = self.tools
+        if self.text:
+            content["text"] = self.text
+        return content
+
+
+def record_from_json(content: Mapping[str, Any], **fields: Any) -> Record:
+    """The way back from `Record.as_json`; `fields` are where, group and meta."""
+    turns = {
+        name: tuple(Message(**turn) for turn in content.get(name, ())) for name in ("messages", "chosen", "rejected")
+    }
+    rest = {name: content[name] for name in ("label", "tools", "text") if name in content}
+    return Record(**turns, **rest, **fields)

@@ -1,0 +1,283 @@
+"""A dataset folder: what was read, what was decided, and what follows from both.
+
+    dataset.json              the state: which files belong to it, with hashes; written last, so it decides
+    records/0001.parquet      what was read, row by row, unusable rows included; never changed
+    ledger/0002-repair.parquet    one pass of a step; never changed (`ledger.py`)
+    data/train-<hash>.parquet     the dataset itself: records with the ledger applied (`materialise.py`)
+    README.md, report.html    for people
+
+A process that is killed leaves files that dataset.json does not name; the next writer removes them.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from luthier.core.errors import DataError
+from luthier.core.files import hash_file, hash_json, read_json, write_json
+from luthier.curate.example import Entry, Example
+from luthier.curate.fold import fold
+from luthier.curate.ledger import UNDO, read_pass, to_entries, write_pass
+from luthier.data.records import record_from_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1  # of the folder; raise it when an older Luthier could misread it
+BATCH = 4096  # records of a row group, which is what a worker gets at a time
+STATE = "dataset.json"
+QUARANTINED = "quarantined"  # kind of a stored row that no format fits; its content is {"row": …} or {"line": …}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of a records file. `content` is canonical JSON of `Record.as_json`, or of what could not be read."""
+
+    id: str
+    source: str
+    where: str
+    kind: str
+    content: str
+    group: str = ""
+    category: str = ""
+    meta: str = "{}"
+
+
+COLUMNS = tuple(Stored.__slots__)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def example_id(content: str, source: str, copy: int) -> str:
+    """The id of the `copy`-th row (from 0) of a source with this canonical content."""
+    return hash_json([content, source, copy])[:20]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One run of a step over the dataset: ledger file `number`."""
+
+    number: int
+    step: str
+    version: int
+    parameters: Mapping[str, Any]
+
+    @property
+    def file(self) -> str:
+        """Its path inside the folder."""
+        return f"ledger/{self.number:04}-{self.step}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """An example after all passes, or a quarantined row (`example` is None then); `out` is what takes it out."""
+
+    stored: Stored
+    example: Example | None
+    out: Entry | None
+    void: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What a worker needs to make a batch: the folder's files as of now. `batches[i]` is (records file, row group)."""
+
+    path: Path
+    passes: tuple[Pass, ...]
+    batches: tuple[tuple[str, int], ...]
+    tables: dict[int, "pa.Table"] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "passes": self.passes, "batches": self.batches, "tables": {}}
+
+    def _table(self, number: int) -> "pa.Table":
+        if number not in self.tables:
+            self.tables[number] = read_pass(self.path / self.passes[number - 1].file)
+        return self.tables[number]
+
+    def retracted(self) -> dict[int, set[str] | None]:
+        """Pass number → the records it is taken back for, or None for all."""
+        gone: dict[int, set[str] | None] = {}
+        for made in self.passes:
+            if made.step == UNDO:
+                for entry in to_entries(self._table(made.number)):
+                    number = int(entry.counterpart)
+                    if not entry.record:
+                        gone[number] = None
+                    elif gone.get(number, set()) is not None:
+                        gone.setdefault(number, set()).add(entry.record)
+        return gone
+
+    def entries(self, ids: Sequence[str]) -> dict[str, list[tuple[int, Entry]]]:
+        """What holds for these examples, each with the number of its pass, in order; taken back entries left out."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        gone, wanted, found = self.retracted(), pa.array(ids, pa.string()), {}
+        for made in self.passes:
+            without = gone.get(made.number, set())
+            if made.step == UNDO or without is None:
+                continue
+            table = self._table(made.number)
+            for entry in to_entries(table.filter(pc.is_in(table["record"], value_set=wanted))):
+                if entry.record not in without:
+                    found.setdefault(entry.record, []).append((made.number, entry))
+        return found
+
+    def stored(self, index: int) -> list[Stored]:
+        """Batch `index` as it was read."""
+        import pyarrow.parquet as pq
+
+        name, group = self.batches[index]
+        table = pq.ParquetFile(self.path / name).read_row_group(group)
+        columns = [table.column(column).to_pylist() for column in COLUMNS]
+        return [Stored(*values) for values in zip(*columns, strict=True)]
+
+    def folded(self, index: int) -> list[Folded]:
+        """Batch `index`, every row of it, after all passes."""
+        rows = self.stored(index)
+        entries = self.entries([row.id for row in rows])
+        made = []
+        for row in rows:
+            decided = [entry for _, entry in entries.get(row.id, ())]
+            if row.kind == QUARANTINED:
+                made.append(Folded(row, None, decided[0] if decided else None, 0))
+                continue
+            fields = {"where": row.where, "group": row.group, "meta": json.loads(row.meta)}
+            record = record_from_json(json.loads(row.content), **fields)
+            made.append(Folded(row, *fold(Example(row.id, record, row.source, row.category), decided)))
+        return made
+
+    def examples(self, index: int) -> list[Example]:
+        """Batch `index`, only what is in the dataset."""
+        return [made.example for made in self.folded(index) if made.out is None and made.example is not None]
+
+
+def _call(view: View, make: Callable[[View, int], list[Any]], function: Callable[[list[Any]], T], index: int) -> T:
+    return function(make(view, index))
+
+
+class Dataset:
+    """A dataset folder that is being worked on. `add` writes passes, `commit` makes them part of the dataset."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a folder.
+
+        Raises:
+            DataError: it is no dataset folder, is damaged, or was written by a newer Luthier.
+        """
+        self.path = path
+        if not (path / STATE).is_file():
+            raise DataError("no dataset folder", where=str(path), fix="make one with `luthier data clean FILES --out`")
+        try:
+            self.state: dict[str, Any] = read_json(path / STATE)
+            self.passes = [Pass(**{name: item[name] for name in Pass.__slots__}) for item in self.state["passes"]]
+            newer = self.state["format"] > FORMAT
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"damaged: {error}", where=str(path / STATE), fix="restore it from a backup") from None
+        if newer:
+            raise DataError("written by a newer Luthier", where=str(path), fix="update luthier")
+
+    @property
+    def view(self) -> View:
+        """The dataset as it stands, added passes included."""
+        batches = tuple(
+            (item["file"], group) for item in self.state["records"] for group in range(-(-item["rows"] // BATCH))
+        )
+        return View(self.path, tuple(self.passes), batches)
+
+    def map(self, function: Callable[[list[Example]], T], *, workers: int = 1) -> Iterator[T]:
+        """Call a picklable function with every batch's examples; results come in order, whatever the workers."""
+        return self._map(View.examples, function, workers)
+
+    def map_folded(self, function: Callable[[list[Folded]], T], *, workers: int = 1) -> Iterator[T]:
+        """As `map`, with every row that was ever read and what became of it."""
+        return self._map(View.folded, function, workers)
+
+    def _map(
+        self, make: Callable[[View, int], list[Any]], function: Callable[[list[Any]], T], workers: int
+    ) -> Iterator[T]:
+        view = self.view
+        call, indices = partial(_call, view, make, function), range(len(view.batches))
+        if workers == 1 or len(indices) == 1:
+            yield from map(call, indices)
+            return
+        # Processes are started afresh, not forked: a fork of a process with threads can hang.
+        with ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("forkserver")) as pool:
+            yield from pool.map(call, indices)
+
+    def add(self, step: str, version: int, parameters: Mapping[str, Any], entries: Sequence[Entry]) -> Pass:
+        """Write a pass. It counts for this object at once, and for the folder with `commit`."""
+        made = Pass(len(self.passes) + 1, step, version, dict(parameters))
+        (self.path / made.file).parent.mkdir(exist_ok=True)
+        write_pass(self.path / made.file, entries)
+        self.passes.append(made)
+        return made
+
+    def commit(self, data: Mapping[str, Any]) -> None:
+        """Make the passes part of the folder. `data` goes into the state: the files under data/ and the counts."""
+        passes = [
+            {name: getattr(made, name) for name in Pass.__slots__} | {"sha256": hash_file(self.path / made.file)}
+            for made in self.passes
+        ]
+        self.state = self.state | {"passes": passes} | data
+        write_json(self.path / STATE, self.state)
+
+    def remove_strays(self) -> None:
+        """Delete what an interrupted writer left behind: files in our folders that the state does not name."""
+        named = {item["file"] for key in ("records", "data") for item in self.state.get(key, ())}
+        named |= {made.file for made in self.passes}
+        for folder in ("records", "ledger", "data"):
+            for file in (self.path / folder).glob("*"):
+                if file.relative_to(self.path).as_posix() not in named:
+                    file.unlink()
+
+
+def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]], version: str) -> Dataset:
+    """Write the records of a new folder at `path`, which exists and is empty, and open it.
+
+    Args:
+        rows: in the order in which they will stay.
+        sources: name, sha256 and number of rows of each file that was read.
+        version: of Luthier.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name, number = "records/0001.parquet", 0
+    (path / "records").mkdir()
+    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+    with pq.ParquetWriter(path / name, schema, compression="zstd") as writer:
+        batch: list[Stored] = []
+
+        def flush() -> None:
+            columns = {column: [getattr(row, column) for row in batch] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=BATCH)
+            batch.clear()
+
+        for row in rows:
+            batch.append(row)
+            number += 1
+            if len(batch) == BATCH:
+                flush()
+        if batch:
+            flush()
+    state = {
+        "format": FORMAT,
+        "luthier": version,
+        "sources": list(sources),
+        "records": [{"file": name, "sha256": hash_file(path / name), "rows": number}],
+        "passes": [],
+        "data": [],
+    }
+    write_json(path / STATE, state)
+    return Dataset(path)

@@ -1,0 +1,135 @@
+"""The dataset itself: records with the ledger applied, one Parquet file a side, and the count of every row.
+
+A file is named by its content, so the same decisions give the same file, and a state that is taken back gives the files
+it had before, byte for byte.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.files import hash_file
+from luthier.curate.example import SIDES, Example
+from luthier.curate.folder import Dataset, Folded
+from luthier.curate.ledger import UNDO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNEXPLAINED = "not in the ledger"  # no row may ever be counted under this
+
+
+def _columns(dataset: Dataset) -> tuple[str, ...]:
+    """The columns this dataset needs: those that no record fills are left out."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    kinds: set[str] = set()
+    tools = False
+    for item in dataset.state["records"]:
+        table = pq.read_table(dataset.path / item["file"], columns=["kind", "content"])
+        kinds |= set(table["kind"].unique().to_pylist())
+        tools |= bool(pc.any(pc.match_substring_regex(table["content"], '"(tools|tool_calls|name)":')).as_py())
+    steps = {made.step for made in dataset.passes} - {UNDO}
+    columns = ["id", "source", "messages"]
+    columns += ["chosen", "rejected"] if "preference" in kinds else []
+    columns += ["label"] if "labelled" in kinds else []
+    columns += ["tools"] if tools else []
+    columns += ["text"] if "text" in kinds else []
+    columns += ["group", "category", "flags"]
+    columns += ["repeats"] if "balance" in steps else []
+    return (*columns, "meta")
+
+
+def _schema(columns: tuple[str, ...]) -> "pa.Schema":
+    import pyarrow as pa
+
+    turn = [("role", pa.string()), ("content", pa.string())]
+    if "tools" in columns:
+        turn += [("tool_calls", pa.string()), ("name", pa.string())]
+    turns = pa.list_(pa.struct(turn))
+    types = {"messages": turns, "chosen": turns, "rejected": turns, "label": pa.bool_(), "repeats": pa.float64()}
+    types["flags"] = pa.list_(pa.string())
+    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
+
+
+def _value(example: Example, column: str) -> Any:
+    record = example.record
+    match column:
+        case "messages" | "chosen" | "rejected":
+            return [turn.as_json() for turn in getattr(record, column)]
+        case "label" | "tools" | "text" | "group":
+            return getattr(record, column)
+        case "flags":
+            return sorted(example.flags)
+        case "meta":
+            return json.dumps(record.meta, sort_keys=True, ensure_ascii=False)
+        case _:
+            return getattr(example, column)
+
+
+def _batch(columns: tuple[str, ...], rows: list[Folded]) -> tuple[dict[str, "pa.Table"], Counter[str], int]:
+    """(a table for each side, rows by what became of them, edits that no longer apply)."""
+    import pyarrow as pa
+
+    sides: dict[str, list[Example]] = {side: [] for side in SIDES}
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if row.out is not None:
+            counts[row.out.reason] += 1
+        elif row.example is None:
+            counts[UNEXPLAINED] += 1
+        else:
+            sides[row.example.side or "train"].append(row.example)
+    tables = {
+        side: pa.table({name: [_value(e, name) for e in examples] for name in columns}, schema=_schema(columns))
+        for side, examples in sides.items()
+    }
+    return tables, counts, sum(row.void for row in rows)
+
+
+def materialise(dataset: Dataset, *, workers: int = 1) -> Mapping[str, Any]:
+    """Write the files under data/ for the passes as they are, and return their part of the state.
+
+    Checks that every row that was read is accounted for: used, or out with a reason.
+    """
+    import pyarrow.parquet as pq
+
+    columns, folder = _columns(dataset), dataset.path / "data"
+    folder.mkdir(exist_ok=True)
+    paths = {side: folder / f".{side}.parquet" for side in SIDES}
+    writers = {side: pq.ParquetWriter(path, _schema(columns), compression="zstd") for side, path in paths.items()}
+    used: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    void = 0
+    for tables, counts, broken in dataset.map_folded(partial(_batch, columns), workers=workers):
+        for side, table in tables.items():
+            writers[side].write_table(table)
+            used[side] += len(table)
+        reasons += counts
+        void += broken
+    files = []
+    for side, path in paths.items():
+        writers[side].close()
+        digest = hash_file(path)
+        target = folder / f"{side}-{digest[:12]}.parquet"
+        path.replace(target)
+        if used[side]:
+            name = target.relative_to(dataset.path).as_posix()
+            files.append({"side": side, "file": name, "rows": used[side], "sha256": digest})
+        else:
+            target.unlink()
+    rows_in = sum(item["rows"] for item in dataset.state["records"])
+    assert rows_in == used.total() + reasons.total() and not reasons[UNEXPLAINED], (rows_in, used, reasons)
+    return {
+        "data": files,
+        "counts": {"rows_in": rows_in, "used": dict(used), "out": dict(sorted(reasons.items())), "void_edits": void},
+    }
+
+
+def data_path(dataset: Dataset, side: str) -> Path | None:
+    """The file of a side, or None when it has no rows."""
+    return next((dataset.path / item["file"] for item in dataset.state["data"] if item["side"] == side), None)
