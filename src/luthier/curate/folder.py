@@ -142,9 +142,9 @@ class View:
         columns = [table.column(column).to_pylist() for column in COLUMNS]
         return [Stored(*values) for values in zip(*columns, strict=True)]
 
-    def folded(self, index: int) -> list[Folded]:
-        """Batch `index`, every row of it, after all passes."""
-        rows = self.stored(index)
+    def folded(self, index: int, *, only: str | None = None) -> list[Folded]:
+        """Batch `index`, every row of it (or the one with the id `only`), after all passes."""
+        rows = [row for row in self.stored(index) if only is None or row.id == only]
         entries = self.entries([row.id for row in rows])
         made = []
         for row in rows:
