@@ -1,0 +1,145 @@
+"""The whole way from files to a dataset folder.
+
+    read → repair → defects → language → slop → personal → dedup → (semantic) → split → leaks
+
+Mechanical rules come before duplicates, so that damage hides no copy; sides come after duplicates, so that copies
+stay together; leaks come last, when the sides are known. The folder appears when all of it is done, or not at all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from luthier.core.errors import DataError
+from luthier.core.files import atomic_folder
+from luthier.curate.folder import Dataset, create
+from luthier.curate.run import Budget, Progress, add_pass, run_steps
+from luthier.curate.step import Step
+from luthier.curate.work import finish
+
+STEPS = ("repair", "defects", "language", "slop", "personal", "dedup", "semantic", "split", "leaks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `clean` does.
+
+    Attributes:
+        format: how rows are laid out, or "auto".
+        category: the column that says what an example is counted under; None takes "category" where rows have it.
+        skip: steps left out, of `STEPS`.
+        val_size: share of groups held out for validation.
+        seed: another seed is another split.
+        evaluation: name → file or folder of an evaluation set that training examples must not give away.
+        embeddings: a folder of static embeddings for semantic duplicates; None leaves the step out.
+        budget: how much one step may take out.
+        workers: processes.
+    """
+
+    format: str = "auto"
+    category: str | None = None
+    skip: frozenset[str] = frozenset()
+    val_size: float = 0.05
+    seed: int = 0
+    evaluation: Mapping[str, Path] = field(default_factory=dict)
+    embeddings: Path | None = None
+    budget: Budget = field(default_factory=Budget)
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if unknown := self.skip - set(STEPS):
+            raise DataError(f"no step {', '.join(sorted(unknown))}", fix=f"steps are {', '.join(STEPS)}")
+        if not 0 <= self.val_size < 1:
+            raise DataError(f"a share of {self.val_size} cannot be held out", fix="give a number from 0 to below 1")
+
+
+def map_steps() -> dict[str, Step]:
+    """The steps that look at one example at a time, by name, in the order they run in."""
+    from luthier.curate.defects import DEFECTS
+    from luthier.curate.language import LANGUAGE
+    from luthier.curate.personal import PERSONAL
+    from luthier.curate.repair import REPAIR
+    from luthier.curate.slop import SLOP
+
+    return {step.name: step for step in (REPAIR, DEFECTS, LANGUAGE, SLOP, PERSONAL)}
+
+
+def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progress: Progress | None = None) -> Dataset:
+    """Read files into a new dataset folder and run every step over it.
+
+    Args:
+        paths: data files and folders.
+        out: the folder to make.
+        progress: called with a step's name, batches done and batches in all.
+
+    Raises:
+        DataError: `out` exists; a file is damaged; nothing can be used; a step would take out too much.
+    """
+    from luthier import __version__
+    from luthier.curate.intake import read_sources
+
+    plan = plan or Plan()
+    if out.exists():
+        raise DataError("exists already", where=str(out), fix="choose another --out, or work on it step by step")
+    with atomic_folder(out) as folder:
+        intake = read_sources(paths, format=plan.format, category=plan.category)
+        dataset = create(folder, intake.rows, intake.sources, __version__)
+        dataset.add("read", 1, {"format": plan.format}, intake.entries)
+        run_steps(
+            dataset,
+            [step for name, step in map_steps().items() if name not in plan.skip],
+            workers=plan.workers,
+            budget=plan.budget,
+            progress=progress,
+        )
+        for name, step in KEYED.items():
+            if name not in plan.skip:
+                if progress is not None:
+                    progress(name, 0, 1)
+                step(dataset, plan)
+                if progress is not None:
+                    progress(name, 1, 1)
+        finish(dataset, workers=plan.workers)
+    return Dataset(out)
+
+
+def dedup(dataset: Dataset, plan: Plan) -> None:
+    """Exact, then near duplicates."""
+    from luthier.curate.exact import exact_duplicates
+    from luthier.curate.near import near_duplicates
+
+    for kind, step in (("exact", exact_duplicates), ("near", near_duplicates)):
+        entries = step(dataset, workers=plan.workers)
+        add_pass(dataset, "dedup", 1, {"kind": kind}, entries, workers=plan.workers, budget=plan.budget)
+
+
+def semantic(dataset: Dataset, plan: Plan) -> None:
+    """Flag examples that say the same in other words, where there are embeddings."""
+    if plan.embeddings is None:
+        return
+    from luthier.curate.semantic import semantic_duplicates
+
+    entries = semantic_duplicates(dataset, plan.embeddings, workers=plan.workers)
+    add_pass(dataset, "semantic", 1, {"embeddings": plan.embeddings.name}, entries, workers=plan.workers)
+
+
+def split(dataset: Dataset, plan: Plan) -> None:
+    """Put every group on a side."""
+    from luthier.curate.sides import split_sides
+
+    entries = split_sides(dataset, val_size=plan.val_size, seed=plan.seed, workers=plan.workers)
+    parameters = {"val_size": plan.val_size, "seed": plan.seed}
+    add_pass(dataset, "split", 1, parameters, entries, workers=plan.workers, budget=plan.budget)
+
+
+def leaks(dataset: Dataset, plan: Plan) -> None:
+    """Take out training examples that give a validation or evaluation example away."""
+    from luthier.curate.leaks import leaks
+
+    entries, table = leaks(dataset, plan.evaluation, workers=plan.workers)
+    add_pass(dataset, "leaks", 1, {"table": table}, entries, workers=plan.workers, budget=plan.budget)
+
+
+KEYED: dict[str, Callable[[Dataset, Plan], None]] = {
+    "dedup": dedup, "semantic": semantic, "split": split, "leaks": leaks,
+}  # fmt: skip
