@@ -114,6 +114,34 @@ def clean(
     show(dataset)
 
 
+def add(
+    folder: Folder,
+    paths: Annotated[list[Path], typer.Argument(help="Data files and folders.")],
+    type: Annotated[str, typer.Option(help="How a row is laid out; auto reads it from the keys.")] = "auto",
+    category: Annotated[str | None, typer.Option(help="Column that gives an example's category.")] = None,
+    val_size: ValSize = 0.05,
+    seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
+    evaluation: Evaluation = None,
+    max_drop: MaxDrop = 0.2,
+    max_drop_category: MaxDropCategory = 0.5,
+) -> None:
+    """Read further files into a dataset folder. What is in it keeps its side and goes before what is new."""
+    from luthier.core.hardware import cpu
+    from luthier.curate.clean import Plan, add
+    from luthier.curate.run import Budget
+    from luthier.curate.work import working
+
+    plan = Plan(
+        format=type, category=category, val_size=val_size, seed=seed, evaluation=named_paths(evaluation),
+        budget=Budget(max_drop, max_drop_category), workers=cpu().cores,
+    )  # fmt: skip
+    with working(folder) as dataset, progress_bars() as report:
+        skipped = add(dataset, paths, plan, progress=report)
+    if skipped:
+        note(f"{skipped:,} rows are in the folder already and were not added again")
+    show(dataset)
+
+
 def work_on(folder: Path, work: Callable[["Dataset", "Plan", "Report"], None], **settings: object) -> None:
     """Open a folder, do something to it, and write what follows."""
     from luthier.core.hardware import cpu

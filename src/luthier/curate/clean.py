@@ -6,13 +6,13 @@ Mechanical rules come before duplicates, so that damage hides no copy; sides com
 stay together; leaks come last, when the sides are known. The folder appears when all of it is done, or not at all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.core.files import atomic_folder
-from luthier.curate.folder import Dataset, create
+from luthier.curate.folder import Dataset, Stored, create
 from luthier.curate.run import Budget, Progress, add_pass, run_steps
 from luthier.curate.step import Step
 from luthier.curate.work import finish
@@ -85,22 +85,56 @@ def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progres
         intake = read_sources(paths, format=plan.format, category=plan.category)
         dataset = create(folder, intake.rows, intake.sources, __version__)
         dataset.add("read", 1, {"format": plan.format}, intake.entries)
-        run_steps(
-            dataset,
-            [step for name, step in map_steps().items() if name not in plan.skip],
-            workers=plan.workers,
-            budget=plan.budget,
-            progress=progress,
-        )
-        for name, step in KEYED.items():
-            if name not in plan.skip:
-                if progress is not None:
-                    progress(name, 0, 1)
-                step(dataset, plan)
-                if progress is not None:
-                    progress(name, 1, 1)
+        _run(dataset, plan, progress, None)
         finish(dataset, workers=plan.workers)
     return Dataset(out)
+
+
+def add(dataset: Dataset, paths: Sequence[Path], plan: Plan, *, progress: Progress | None = None) -> int:
+    """Read further files into a folder that is open for work, and run every step over what is new.
+
+    Nothing that is in the folder moves: it keeps its side, and of two alike the one that was there first stays.
+
+    Returns:
+        rows that were not added because the folder has them already, from the same source.
+
+    Raises:
+        DataError: see `clean`.
+    """
+    from luthier.curate.intake import read_sources
+
+    known = set(dataset.ids())
+    skipped = 0
+
+    def new(rows: Iterable[Stored]) -> Iterator[Stored]:
+        nonlocal skipped
+        for row in rows:
+            if row.id in known:
+                skipped += 1
+            else:
+                yield row
+
+    intake = read_sources(paths, format=plan.format, category=plan.category)
+    file = dataset.add_records(new(intake.rows), intake.sources)
+    entries = [entry for entry in intake.entries if entry.record not in known]
+    dataset.add("read", 1, {"format": plan.format}, entries)
+    _run(dataset, plan, progress, {file})
+    finish(dataset, workers=plan.workers)
+    return skipped
+
+
+def _run(dataset: Dataset, plan: Plan, progress: Progress | None, files: Collection[str] | None) -> None:
+    """Every step that is not skipped: those for single examples over these records files, the others over all."""
+    steps = [step for name, step in map_steps().items() if name not in plan.skip]
+    run_steps(dataset, steps, workers=plan.workers, budget=plan.budget, progress=progress, files=files)
+    for name, step in KEYED.items():
+        if name in plan.skip:
+            continue
+        if progress is not None:
+            progress(name, 0, 1)
+        step(dataset, plan)
+        if progress is not None:
+            progress(name, 1, 1)
 
 
 def dedup(dataset: Dataset, plan: Plan) -> None:

@@ -10,10 +10,11 @@ A process that is killed leaves files that dataset.json does not name; the next 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -195,20 +196,38 @@ class Dataset:
         )
         return View(self.path, tuple(self.passes), batches)
 
-    def map(self, function: Callable[[list[Example]], T], *, workers: int = 1) -> Iterator[T]:
-        """Call a picklable function with every batch's examples; results come in order, whatever the workers."""
-        return self._map(View.examples, function, workers)
+    def ids(self) -> Iterator[str]:
+        """The ids of all rows that were ever read."""
+        import pyarrow.parquet as pq
+
+        for item in self.state["records"]:
+            yield from pq.read_table(self.path / item["file"], columns=["id"])["id"].to_pylist()
+
+    def map(
+        self, function: Callable[[list[Example]], T], *, workers: int = 1, files: Collection[str] | None = None
+    ) -> Iterator[T]:
+        """Call a picklable function with every batch's examples; results come in order, whatever the workers.
+
+        Args:
+            files: only batches of these records files; None is all of them.
+        """
+        return self._map(View.examples, function, workers, files)
 
     def map_folded(self, function: Callable[[list[Folded]], T], *, workers: int = 1) -> Iterator[T]:
         """As `map`, with every row that was ever read and what became of it."""
-        return self._map(View.folded, function, workers)
+        return self._map(View.folded, function, workers, None)
 
     def _map(
-        self, make: Callable[[View, int], list[Any]], function: Callable[[list[Any]], T], workers: int
+        self,
+        make: Callable[[View, int], list[Any]],
+        function: Callable[[list[Any]], T],
+        workers: int,
+        files: Collection[str] | None,
     ) -> Iterator[T]:
         view = self.view
-        call, indices = partial(_call, view, make, function), range(len(view.batches))
-        if workers == 1 or len(indices) == 1:
+        call = partial(_call, view, make, function)
+        indices = [index for index, (file, _) in enumerate(view.batches) if files is None or file in files]
+        if workers == 1 or len(indices) <= 1:
             yield from map(call, indices)
             return
         # Processes are started afresh, not forked: a fork of a process with threads can hang.
@@ -232,6 +251,16 @@ class Dataset:
         self.state = self.state | {"passes": passes} | data
         write_json(self.path / STATE, self.state)
 
+    def add_records(self, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]]) -> str:
+        """Write a further records file. Like a pass it counts for the folder with `commit`. Returns its name."""
+        name = f"records/{len(self.state['records']) + 1:04}.parquet"
+        number = write_records(self.path / name, rows)
+        item = {"file": name, "sha256": hash_file(self.path / name), "rows": number}
+        self.state = self.state | {
+            "records": [*self.state["records"], item], "sources": [*self.state["sources"], *sources],
+        }  # fmt: skip
+        return name
+
     def remove_strays(self) -> None:
         """Delete what an interrupted writer left behind: files in our folders that the state does not name."""
         named = {item["file"] for key in ("records", "data") for item in self.state.get(key, ())}
@@ -242,6 +271,21 @@ class Dataset:
                     file.unlink()
 
 
+def write_records(path: Path, rows: Iterable[Stored]) -> int:
+    """Write a records file in row groups of `BATCH`; returns the number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, number = pa.schema([(column, pa.string()) for column in COLUMNS]), 0
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(remaining, BATCH)):
+            columns = {column: [getattr(row, column) for row in batch] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=BATCH)
+            number += len(batch)
+    return number
+
+
 def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]], version: str) -> Dataset:
     """Write the records of a new folder at `path`, which exists and is empty, and open it.
 
@@ -250,34 +294,9 @@ def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, An
         sources: name, sha256 and number of rows of each file that was read.
         version: of Luthier.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    name, number = "records/0001.parquet", 0
     (path / "records").mkdir()
-    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
-    with pq.ParquetWriter(path / name, schema, compression="zstd") as writer:
-        batch: list[Stored] = []
-
-        def flush() -> None:
-            columns = {column: [getattr(row, column) for row in batch] for column in COLUMNS}
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=BATCH)
-            batch.clear()
-
-        for row in rows:
-            batch.append(row)
-            number += 1
-            if len(batch) == BATCH:
-                flush()
-        if batch:
-            flush()
-    state = {
-        "format": FORMAT,
-        "luthier": version,
-        "sources": list(sources),
-        "records": [{"file": name, "sha256": hash_file(path / name), "rows": number}],
-        "passes": [],
-        "data": [],
-    }
+    state = {"format": FORMAT, "luthier": version, "sources": [], "records": [], "passes": [], "data": []}
     write_json(path / STATE, state)
-    return Dataset(path)
+    dataset = Dataset(path)
+    dataset.add_records(rows, sources)
+    return dataset

@@ -35,20 +35,13 @@ def find_id(dataset: Dataset, prefix: str) -> str:
     Raises:
         DataError: there is none, or more than one.
     """
-    found = sorted(row for row in _ids(dataset) if row.startswith(prefix))
+    found = sorted(row for row in dataset.ids() if row.startswith(prefix))
     if not found:
         raise DataError(f"no example has an id that begins with {prefix}", where=str(dataset.path))
     if len(found) > 1:
         shown = ", ".join(found[:3])
         raise DataError(f"{len(found)} examples have ids that begin with {prefix}: {shown} …", fix="write more of it")
     return found[0]
-
-
-def _ids(dataset: Dataset) -> Iterator[str]:
-    import pyarrow.parquet as pq
-
-    for item in dataset.state["records"]:
-        yield from pq.read_table(dataset.path / item["file"], columns=["id"])["id"].to_pylist()
 
 
 def why(dataset: Dataset, prefix: str) -> Story:

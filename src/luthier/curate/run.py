@@ -1,7 +1,7 @@
 """Run steps over a dataset: batches go through all of them in a worker, and each step's entries become a pass."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,9 @@ def run_steps(
     workers: int = 1,
     budget: Budget | None = None,
     progress: Progress | None = None,
+    files: Collection[str] | None = None,
 ) -> list[Pass]:
-    """One pass over the dataset for all of these steps; each becomes a pass of the ledger.
+    """One pass over the dataset (or its records `files`) for all of these steps; each becomes a pass of the ledger.
 
     Raises:
         DataError: a step would take out more than the budget allows; no pass is added then.
@@ -98,7 +99,7 @@ def run_steps(
     seen: list[Counter[str]] = [Counter() for _ in steps]
     gone: list[dict[str, str]] = [{} for _ in steps]
     name, batches = " → ".join(step.name for step in steps), len(dataset.view.batches)
-    for done, made in enumerate(dataset.map(partial(_chain, tuple(steps)), workers=workers), 1):
+    for done, made in enumerate(dataset.map(partial(_chain, tuple(steps)), workers=workers, files=files), 1):
         for index, (table, saw, categories) in enumerate(made):
             tables[index].append(table)
             seen[index] += saw
