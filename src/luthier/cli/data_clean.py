@@ -22,7 +22,7 @@ Folder = Annotated[Path, typer.Argument(help="Dataset folder.")]
 MaxDrop = Annotated[float, typer.Option(min=0, max=1, help="Share of all examples that one step may take out.")]
 MaxDropCategory = Annotated[float, typer.Option(min=0, max=1, help="Share of a category that one step may take out.")]
 Evaluation = Annotated[list[str] | None, typer.Option("--eval", help="NAME=PATH of an evaluation set; repeatable.")]
-Embeddings = Annotated[Path | None, typer.Option(help="Folder of static embeddings, for semantic duplicates.")]
+EMBEDDINGS = "Folder of static embeddings, or any model on disk (by name or folder)."
 ValSize = Annotated[float, typer.Option(min=0, max=0.99, help="Share of groups held out for validation.")]
 
 
@@ -57,6 +57,15 @@ def named_paths(values: list[str] | None) -> dict[str, Path]:
     return named
 
 
+def embeddings_folder(value: str | None) -> Path | None:
+    """The folder that --embeddings names: itself, or a model in the store."""
+    if value is None or Path(value).is_dir():
+        return Path(value) if value else None
+    from luthier.models.store import resolve_model
+
+    return resolve_model(value)
+
+
 def _sources(paths: list[Path]) -> tuple[list[Path], dict[str, object]]:
     """The data files, and what a recipe says about the split, where a recipe is given instead of files."""
     if not (len(paths) == 1 and paths[0].suffix in (".yaml", ".yml")):
@@ -80,6 +89,9 @@ def show(dataset: "Dataset") -> None:
     for side, number in counts["used"].items():
         table.add_row(f"[bold]{number:,}[/]", side)
     out.print(table)
+    for made in dataset.passes:
+        for text in made.parameters.get("notes", ()):
+            note(f"{made.step}: {text}")
     out.print(f"Report: {dataset.path / 'report.html'}")
     out.print(f"Train on it: a recipe's `datasets: - path: {dataset.path}`")
 
@@ -92,7 +104,7 @@ def clean(
     val_size: ValSize = 0.05,
     seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
     evaluation: Evaluation = None,
-    embeddings: Embeddings = None,
+    embeddings: Annotated[str | None, typer.Option(help=f"{EMBEDDINGS} Looks for semantic duplicates.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="A step to leave out; repeatable.")] = None,
     max_drop: MaxDrop = 0.2,
     max_drop_category: MaxDropCategory = 0.5,
@@ -106,8 +118,8 @@ def clean(
     files, settings = _sources(paths)
     plan = Plan(
         format=type, category=category, skip=frozenset(skip or ()), evaluation=named_paths(evaluation),
-        embeddings=embeddings, budget=Budget(max_drop, max_drop_category), workers=workers or cpu().cores,
-        **{"val_size": val_size, "seed": seed} | settings,
+        embeddings=embeddings_folder(embeddings), budget=Budget(max_drop, max_drop_category),
+        workers=workers or cpu().cores, **{"val_size": val_size, "seed": seed} | settings,
     )  # fmt: skip
     with progress_bars() as report:
         dataset = clean(files, output, plan, progress=report)
@@ -184,11 +196,11 @@ def dedup(folder: Folder, max_drop: MaxDrop = 0.2, max_drop_category: MaxDropCat
     work_on(folder, lambda dataset, plan, report: dedup(dataset, plan), budget=Budget(max_drop, max_drop_category))
 
 
-def semantic(folder: Folder, embeddings: Annotated[Path, typer.Option(help="Folder of static embeddings.")]) -> None:
+def semantic(folder: Folder, embeddings: Annotated[str, typer.Option(help=EMBEDDINGS)]) -> None:
     """Flag examples that say the same in other words, for review."""
     from luthier.curate.clean import semantic
 
-    work_on(folder, lambda dataset, plan, report: semantic(dataset, plan), embeddings=embeddings)
+    work_on(folder, lambda dataset, plan, report: semantic(dataset, plan), embeddings=embeddings_folder(embeddings))
 
 
 def split(folder: Folder, val_size: ValSize = 0.05, seed: int = 0) -> None:

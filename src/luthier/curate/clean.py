@@ -6,6 +6,7 @@ Mechanical rules come before duplicates, so that damage hides no copy; sides com
 stay together; leaks come last, when the sides are known. The folder appears when all of it is done, or not at all.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +85,10 @@ def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progres
     with atomic_folder(out) as folder:
         intake = read_sources(paths, format=plan.format, category=plan.category)
         dataset = create(folder, intake.rows, intake.sources, __version__)
-        dataset.add("read", 1, {"format": plan.format}, intake.entries)
+        dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, intake.entries)
         _run(dataset, plan, progress, None)
         finish(dataset, workers=plan.workers)
+        dataset.close()
     return Dataset(out)
 
 
@@ -117,7 +119,7 @@ def add(dataset: Dataset, paths: Sequence[Path], plan: Plan, *, progress: Progre
     intake = read_sources(paths, format=plan.format, category=plan.category)
     file = dataset.add_records(new(intake.rows), intake.sources)
     entries = [entry for entry in intake.entries if entry.record not in known]
-    dataset.add("read", 1, {"format": plan.format}, entries)
+    dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, entries)
     _run(dataset, plan, progress, {file})
     finish(dataset, workers=plan.workers)
     return skipped
@@ -137,14 +139,19 @@ def _run(dataset: Dataset, plan: Plan, progress: Progress | None, files: Collect
             progress(name, 1, 1)
 
 
+def _said(notes: Counter[str]) -> list[str]:
+    return [f"{number:,} × {what}" for what, number in sorted(notes.items()) if number]
+
+
 def dedup(dataset: Dataset, plan: Plan) -> None:
     """Exact, then near duplicates."""
     from luthier.curate.exact import exact_duplicates
     from luthier.curate.near import near_duplicates
 
     for kind, step in (("exact", exact_duplicates), ("near", near_duplicates)):
-        entries = step(dataset, workers=plan.workers)
-        add_pass(dataset, "dedup", 1, {"kind": kind}, entries, workers=plan.workers, budget=plan.budget)
+        notes: Counter[str] = Counter()
+        entries = step(dataset, workers=plan.workers, notes=notes)
+        add_pass(dataset, "dedup", 1, {"kind": kind, "notes": _said(notes)}, entries, budget=plan.budget)
 
 
 def semantic(dataset: Dataset, plan: Plan) -> None:
@@ -153,8 +160,10 @@ def semantic(dataset: Dataset, plan: Plan) -> None:
         return
     from luthier.curate.semantic import semantic_duplicates
 
-    entries = semantic_duplicates(dataset, plan.embeddings, workers=plan.workers)
-    add_pass(dataset, "semantic", 1, {"embeddings": plan.embeddings.name}, entries, workers=plan.workers)
+    notes: Counter[str] = Counter()
+    entries = semantic_duplicates(dataset, plan.embeddings, workers=plan.workers, notes=notes)
+    parameters = {"embeddings": plan.embeddings.name, "notes": _said(notes)}
+    add_pass(dataset, "semantic", 1, parameters, entries)
 
 
 def split(dataset: Dataset, plan: Plan) -> None:
@@ -163,7 +172,7 @@ def split(dataset: Dataset, plan: Plan) -> None:
 
     entries = split_sides(dataset, val_size=plan.val_size, seed=plan.seed, workers=plan.workers)
     parameters = {"val_size": plan.val_size, "seed": plan.seed}
-    add_pass(dataset, "split", 1, parameters, entries, workers=plan.workers, budget=plan.budget)
+    add_pass(dataset, "split", 1, parameters, entries, budget=plan.budget)
 
 
 def leaks(dataset: Dataset, plan: Plan) -> None:
@@ -171,7 +180,7 @@ def leaks(dataset: Dataset, plan: Plan) -> None:
     from luthier.curate.leaks import leaks
 
     entries, table = leaks(dataset, plan.evaluation, workers=plan.workers)
-    add_pass(dataset, "leaks", 1, {"table": table}, entries, workers=plan.workers, budget=plan.budget)
+    add_pass(dataset, "leaks", 1, {"table": table}, entries, budget=plan.budget)
 
 
 KEYED: dict[str, Callable[[Dataset, Plan], None]] = {

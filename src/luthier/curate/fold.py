@@ -6,18 +6,34 @@ from dataclasses import replace
 from luthier.curate.example import LEAVES, Entry, Example, get_field, set_field
 
 
+def outcome(entries: Sequence[Entry]) -> Entry | None:
+    """The entry that takes an example out, or None while it is in.
+
+    A "keep" overrules every drop before and after it, until a later person's drop (`reason` "reviewed").
+    """
+    out: Entry | None = None
+    kept = False
+    for entry in entries:
+        if entry.action == "keep":
+            kept, out = True, None
+        elif entry.action in LEAVES:
+            if entry.reason == REVIEWED:
+                kept, out = False, entry
+            elif not kept and out is None:
+                out = entry
+    return out
+
+
 def fold(example: Example, entries: Sequence[Entry]) -> tuple[Example, Entry | None, int]:
     """Apply entries in the order they were made.
 
     An edit applies to the very text it was made for: where an earlier edit was taken back, the ones built on it no
-    longer apply and are counted. The first side an example is put on is the one it stays on. A "keep" overrules every
-    drop before and after it, until a later person's drop (`reason` "reviewed").
+    longer apply and are counted. The first side an example is put on is the one it stays on.
 
     Returns:
-        the example; the entry that takes it out, or None while it is in; the number of edits that no longer apply.
+        the example; what takes it out (`outcome`); the number of edits that no longer apply.
     """
-    out: Entry | None = None
-    kept, void = False, 0
+    void = 0
     for entry in entries:
         match entry.action:
             case "edit":
@@ -32,14 +48,9 @@ def fold(example: Example, entries: Sequence[Entry]) -> tuple[Example, Entry | N
                     example = replace(example, side=entry.after)
             case "repeat":
                 example = replace(example, repeats=entry.score)
-            case "keep":
-                kept, out = True, None
-            case action if action in LEAVES:
-                if entry.reason == REVIEWED:
-                    kept, out = False, entry
-                elif not kept and out is None:
-                    out = entry
-    return example, out, void
+            case "category":
+                example = replace(example, category=entry.after)
+    return example, outcome(entries), void
 
 
 REVIEWED = "reviewed"  # the reason of what a person decided

@@ -12,7 +12,7 @@ A process that is killed leaves files that dataset.json does not name; the next 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from luthier.core.errors import DataError
 from luthier.core.files import hash_file, hash_json, read_json, write_json
 from luthier.curate.example import Entry, Example
-from luthier.curate.fold import fold
+from luthier.curate.fold import fold, outcome
 from luthier.curate.ledger import UNDO, read_pass, to_entries, write_pass
 from luthier.data.records import record_from_json
 
@@ -95,22 +95,16 @@ class View:
     path: Path
     passes: tuple[Pass, ...]
     batches: tuple[tuple[str, int], ...]
-    tables: dict[int, "pa.Table"] = field(default_factory=dict, compare=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "passes": self.passes, "batches": self.batches, "tables": {}}
-
-    def _table(self, number: int) -> "pa.Table":
-        if number not in self.tables:
-            self.tables[number] = read_pass(self.path / self.passes[number - 1].file)
-        return self.tables[number]
+    def _table(self, made: Pass) -> "pa.Table":
+        return read_pass(self.path / made.file)
 
     def retracted(self) -> dict[int, set[str] | None]:
         """Pass number → the records it is taken back for, or None for all."""
         gone: dict[int, set[str] | None] = {}
         for made in self.passes:
             if made.step == UNDO:
-                for entry in to_entries(self._table(made.number)):
+                for entry in to_entries(self._table(made)):
                     number = int(entry.counterpart)
                     if not entry.record:
                         gone[number] = None
@@ -128,7 +122,7 @@ class View:
             without = gone.get(made.number, set())
             if made.step == UNDO or without is None:
                 continue
-            table = self._table(made.number)
+            table = self._table(made)
             for entry in to_entries(table.filter(pc.is_in(table["record"], value_set=wanted))):
                 if entry.record not in without:
                     found.setdefault(entry.record, []).append((made.number, entry))
@@ -158,6 +152,21 @@ class View:
             made.append(Folded(row, *fold(Example(row.id, record, row.source, row.category), decided)))
         return made
 
+    def categories(self, index: int) -> dict[str, str]:
+        """Example → category, of what batch `index` has in the dataset; without reading what the examples say."""
+        import pyarrow.parquet as pq
+
+        name, group = self.batches[index]
+        table = pq.ParquetFile(self.path / name).read_row_group(group, columns=["id", "kind", "category"])
+        ids, kinds, categories = (table[column].to_pylist() for column in ("id", "kind", "category"))
+        decided = self.entries(ids)
+        made = {}
+        for key, kind, category in zip(ids, kinds, categories, strict=True):
+            entries = [entry for _, entry in decided.get(key, ())]
+            if kind != QUARANTINED and outcome(entries) is None:
+                made[key] = next((entry.after for entry in reversed(entries) if entry.action == "category"), category)
+        return made
+
     def examples(self, index: int) -> list[Example]:
         """Batch `index`, only what is in the dataset."""
         return [made.example for made in self.folded(index) if made.out is None and made.example is not None]
@@ -177,6 +186,7 @@ class Dataset:
             DataError: it is no dataset folder, is damaged, or was written by a newer Luthier.
         """
         self.path = path
+        self._pool: ProcessPoolExecutor | None = None
         if not (path / STATE).is_file():
             raise DataError("no dataset folder", where=str(path), fix="make one with `luthier data clean FILES --out`")
         try:
@@ -217,6 +227,14 @@ class Dataset:
         """As `map`, with every row that was ever read and what became of it."""
         return self._map(View.folded, function, workers, None)
 
+    def categories(self) -> dict[str, str]:
+        """Example → category, of all that is in the dataset."""
+        view = self.view
+        made: dict[str, str] = {}
+        for index in range(len(view.batches)):
+            made |= view.categories(index)
+        return made
+
     def _map(
         self,
         make: Callable[[View, int], list[Any]],
@@ -230,9 +248,17 @@ class Dataset:
         if workers == 1 or len(indices) <= 1:
             yield from map(call, indices)
             return
-        # Processes are started afresh, not forked: a fork of a process with threads can hang.
-        with ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("forkserver")) as pool:
-            yield from pool.map(call, indices)
+        if self._pool is None:
+            # Processes are started afresh, not forked: a fork of a process with threads can hang. They are kept, since
+            # what a step needs (a language model of lingua, say) takes a second to load.
+            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+        yield from self._pool.map(call, indices)
+
+    def close(self) -> None:
+        """End the worker processes. The folder may be used again; they are then started again."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def add(self, step: str, version: int, parameters: Mapping[str, Any], entries: Sequence[Entry]) -> Pass:
         """Write a pass. It counts for this object at once, and for the folder with `commit`."""

@@ -5,6 +5,7 @@ and whose record is one example, or "" for all of them.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,13 @@ def write_pass(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def read_pass(path: Path) -> "pa.Table":
-    """A ledger file's table."""
+    """A ledger file's table; the last ones that were read are kept, as every batch needs them."""
+    facts = path.stat()
+    return _read(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, changed: int, size: int) -> "pa.Table":
     import pyarrow.parquet as pq
 
     return pq.read_table(path)

@@ -32,12 +32,16 @@ class Budget:
 
         Args:
             seen: category → examples that the step looked at; "" are those without one.
-            categories: of each example that an entry takes out.
+            categories: of each example in the dataset that an entry may take out.
 
         Raises:
             DataError: more than the budget would go; names the reasons with their counts.
         """
-        gone = {entry.record: entry.reason for entry in entries if entry.action in LEAVES}
+        gone = {
+            entry.record: entry.reason
+            for entry in entries
+            if entry.action in LEAVES and entry.record in categories  # what is out already is not taken out
+        }
         total = seen.total()
         reasons = ", ".join(f"{number:,} × {reason}" for reason, number in Counter(gone.values()).most_common(5))
         if total and len(gone) > self.overall * total:
@@ -112,10 +116,6 @@ def run_steps(
     return [dataset.add(step.name, step.version, {}, decided) for step, decided in zip(steps, entries, strict=True)]
 
 
-def _count(examples: list[Example]) -> dict[str, str]:
-    return {example.id: example.category for example in examples}
-
-
 def add_pass(
     dataset: Dataset,
     step: str,
@@ -123,7 +123,6 @@ def add_pass(
     parameters: dict[str, Any],
     entries: Sequence[Entry],
     *,
-    workers: int = 1,
     budget: Budget | None = None,
 ) -> Pass:
     """Add the entries of a step that looks at the whole dataset, if they are within the budget.
@@ -132,11 +131,6 @@ def add_pass(
         DataError: see `Budget.check`.
     """
     if any(entry.action in LEAVES for entry in entries):
-        wanted = {entry.record for entry in entries}
-        seen: Counter[str] = Counter()
-        categories: dict[str, str] = {}
-        for made in dataset.map(_count, workers=workers):
-            seen.update(made.values())
-            categories |= {record: made[record] for record in wanted & made.keys()}
-        (budget or Budget()).check(step, seen, [entry for entry in entries if entry.record in categories], categories)
+        categories = dataset.categories()
+        (budget or Budget()).check(step, Counter(categories.values()), entries, categories)
     return dataset.add(step, version, parameters, entries)

@@ -24,14 +24,17 @@ def working(path: Path) -> Iterator[Dataset]:
         dataset = Dataset(path)
         dataset.remove_strays()
         yield dataset
+        dataset.close()
 
 
 def finish(dataset: Dataset, *, workers: int = 1) -> None:
     """Write the dataset that follows from all passes, make it the folder's state, and write its card and report."""
     from luthier.curate.card import write_card
     from luthier.curate.report import write_report
+    from luthier.curate.report_summary import summarise
 
     dataset.commit(materialise(dataset, workers=workers))
     dataset.remove_strays()
-    write_card(dataset)
-    write_report(dataset, workers=workers)
+    summary = summarise(dataset, workers=workers)
+    write_card(dataset, summary=summary)
+    write_report(dataset, summary=summary)

@@ -92,10 +92,14 @@ class Record:
         return content
 
 
+def _message(turn: Mapping[str, str]) -> Message:
+    return Message(turn["role"], turn["content"], turn.get("tool_calls", ""), turn.get("name", ""))
+
+
 def record_from_json(content: Mapping[str, Any], **fields: Any) -> Record:
     """The way back from `Record.as_json`; `fields` are where, group and meta."""
     turns = {
-        name: tuple(Message(**turn) for turn in content.get(name, ())) for name in ("messages", "chosen", "rejected")
+        name: tuple(_message(turn) for turn in content.get(name, ())) for name in ("messages", "chosen", "rejected")
     }
     rest = {name: content[name] for name in ("label", "tools", "text") if name in content}
     return Record(**turns, **rest, **fields)
