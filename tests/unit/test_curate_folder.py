@@ -14,8 +14,10 @@ from luthier.curate.fold import REVIEWED, fold
 from luthier.curate.folder import QUARANTINED, STATE, Dataset, Stored
 from luthier.curate.history import diff, undo, why
 from luthier.curate.materialise import data_path, materialise
+from luthier.curate.personal import PERSONAL
 from luthier.curate.run import Budget, add_pass, run_steps
 from luthier.curate.step import Step
+from luthier.curate.work import catch_up
 from luthier.data.records import Message, Record, record_from_json
 
 RECORDS = [talk(f"Question {number}?", f"answer {number} ") for number in range(10)]
@@ -260,3 +262,25 @@ def test_what_an_interrupted_writer_left_is_not_part_of_the_dataset(tmp_path: Pa
     assert sorted(file.name for file in (again.path / "ledger").iterdir()) == [
         "0001-read.parquet", "0002-trim.parquet",
     ]  # fmt: skip
+
+
+def test_what_comes_back_is_caught_up_with(tmp_path: Path) -> None:
+    """An example that was out when personal data were replaced does not come back with them."""
+    records = [
+        *RECORDS,
+        talk("Where do I write to about number 3?", "To rosamund.pike@orchards-of-kent.co.uk, please."),
+    ]
+    dataset = make_dataset(tmp_path / "d", records)
+    run_steps(dataset, [Step("third", 1, drop_mail), PERSONAL])
+    before = dataset.categories()
+    assert len(before) == 10
+    undo(dataset, step="third")
+    (made,) = catch_up(dataset, before)
+    assert made.step == "personal"
+    assert answers(dataset)[-1] == "To [EMAIL_1], please."
+    undo(dataset, step="personal")
+    assert catch_up(dataset, dataset.categories()) == []
+
+
+def drop_mail(examples: Sequence[Example]) -> list[Entry]:
+    return [Entry(example.id, "drop", "mail") for example in examples if "@" in example.answer]

@@ -56,14 +56,16 @@ def undo(
     """Take decisions back: of a step, about an example, or of a step about an example. The ledger keeps both."""
     from luthier.core.hardware import cpu
     from luthier.curate.history import undo
-    from luthier.curate.work import finish, working
+    from luthier.curate.work import catch_up, finish, working
 
     if not (step or id):
         raise DataError("nothing to take back is named", fix="give --step NAME, --id ID, or both")
     with working(folder) as dataset:
-        before = dataset.state["counts"]
+        before, inside = dataset.state["counts"], dataset.categories()
         for made in undo(dataset, step=step, record=id):
             out.print(f"Taken back: pass {made.number}, {made.step}")
+        for made in catch_up(dataset, inside):
+            out.print(f"{made.step} was run over the examples that came back: pass {made.number}")
         finish(dataset, workers=cpu().cores)
         after = dataset.state["counts"]
     out.print(f"{sum(before['used'].values()):,} → {sum(after['used'].values()):,} examples in the dataset")

@@ -16,11 +16,13 @@ def apply(
     """Fold a reviewer's decisions in; they overrule every step."""
     from luthier.core.hardware import cpu
     from luthier.curate.apply import read_decisions
-    from luthier.curate.work import finish, working
+    from luthier.curate.work import catch_up, finish, working
 
     with working(folder) as dataset:
-        entries = read_decisions(decisions, dataset)
+        entries, inside = read_decisions(decisions, dataset), dataset.categories()
         dataset.add("review", 1, {"file": decisions.name}, entries)
+        for made in catch_up(dataset, inside):
+            out.print(f"{made.step} was run over the examples that came back: pass {made.number}")
         finish(dataset, workers=cpu().cores)
     out.print(f"{len(entries):,} decisions folded in")
     show(dataset)

@@ -1,13 +1,16 @@
 """Working on a folder: one writer at a time, and a state that is whole before and after."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.core.lock import RunLock
-from luthier.curate.folder import STATE, Dataset
+from luthier.curate.example import Entry, Example
+from luthier.curate.folder import STATE, Dataset, Pass
 from luthier.curate.materialise import materialise
+from luthier.curate.step import Step
 
 
 @contextmanager
@@ -25,6 +28,32 @@ def working(path: Path) -> Iterator[Dataset]:
         dataset.remove_strays()
         yield dataset
         dataset.close()
+
+
+def catch_up(dataset: Dataset, before: Collection[str]) -> list[Pass]:
+    """Run the steps that edit over examples that came back into the dataset; nobody looked at them while they were out.
+
+    Only steps that the dataset has gone through and that hold are run, and only what they find makes a pass.
+
+    Args:
+        before: ids of what was in the dataset before the change.
+    """
+    from luthier.curate.personal import PERSONAL
+    from luthier.curate.repair import REPAIR
+
+    back, gone = dataset.categories().keys() - set(before), dataset.view.retracted()
+    holds = {made.step for made in dataset.passes if gone.get(made.number, set()) is not None}
+    passes = []
+    for step in (REPAIR, PERSONAL):
+        if back and step.name in holds:
+            entries = [entry for batch in dataset.map(partial(_of, step, frozenset(back))) for entry in batch]
+            if entries:
+                passes.append(dataset.add(step.name, step.version, {"only": "examples that came back"}, entries))
+    return passes
+
+
+def _of(step: Step, ids: frozenset[str], examples: list[Example]) -> list[Entry]:
+    return step.run([example for example in examples if example.id in ids])
 
 
 def finish(dataset: Dataset, *, workers: int = 1) -> None:
