@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test lint test-gpu benchmark clean
+.PHONY: quickstart test lint test-gpu benchmark benchmark-curation clean
 
 # The three commands a user would type; each run gets a folder of its own.
 quickstart: $(READY) data/python-stdlib.jsonl
@@ -30,9 +30,19 @@ benchmark: $(READY) .venv-bench/.ready data/python-stdlib.jsonl
 	$(BIN)/luthier model add smollm2-135m
 	$(BIN)/python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python
 
+# Curation: speed, side by side with semhash and datasketch, and what an injection of known defects finds.
+# DATA is a folder with dolly_3k.json, gsm8k_train.jsonl, human_eval.jsonl, codegen_instruct.json, pii_synth_v2.json.
+benchmark-curation: $(READY) .venv-bench/.ready
+	$(BIN)/luthier model add smollm2-135m
+	$(BIN)/python benchmarks/curation/injection.py --half reported --personal $(DATA)/pii_synth_v2.json \
+		--pools dolly=$(DATA)/dolly_3k.json gsm8k=$(DATA)/gsm8k_train.jsonl \
+		human_eval=$(DATA)/human_eval.jsonl code=$(DATA)/codegen_instruct.json
+	$(BIN)/python benchmarks/curation/dedup_peers.py --peer-python .venv-bench/bin/python
+	$(BIN)/python benchmarks/curation/speed.py --embeddings smollm2-135m
+
 .venv-bench/.ready: constraints.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt torch trl peft datasets
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt torch trl peft datasets semhash datasketch
 	@touch $@
 
 clean:

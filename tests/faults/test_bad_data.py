@@ -153,11 +153,30 @@ def test_one_bad_file_in_a_folder_is_named(tmp_path: Path) -> None:
     assert refused(tmp_path, on_bad_row="skip").where == str(tmp_path / "b.jsonl")
 
 
-def test_sharegpt_with_tool_turns(tmp_path: Path) -> None:
-    talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    rows = [{"conversations": talk}, {"conversations": [*talk, {"from": "observation", "value": "c"}]}]
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+UNTRAINABLE = {
+    "preference pairs are not supported yet": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    "labelled answers are not supported yet": {"prompt": "a", "completion": "b", "label": True},
+    "tool calls are not supported yet": {
+        "messages": [*TALK[:1], {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]
+    },
+}
+
+
+@pytest.mark.parametrize("reason", UNTRAINABLE)
+def test_what_cannot_be_trained_yet_is_refused_by_name_and_place(tmp_path: Path, reason: str) -> None:
+    only = tmp_path / "only.jsonl"
+    only.write_text(json.dumps(UNTRAINABLE[reason]) + "\n")
+    error = refused(only)
+    assert (error.where, error.what.partition(":")[0]) == (f"{only}:1", reason)
+    assert "on_bad_row: skip" in error.fix
+    assert refused(only, on_bad_row="skip").what == f"none of its 1 rows can be used: {reason} (1)"
+
+
+def test_tools_without_calls_are_refused_too(tmp_path: Path) -> None:
+    rows = [{"messages": TALK}, {"messages": TALK, "tools": [{"name": "f", "parameters": {}}]}]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))
     error = refused(path)
-    assert (error.where, error.what) == (f"{path}:row 2", "tool calls are not supported yet")
+    assert (error.where, error.what.partition(":")[0]) == (f"{path}:row 2", "tool calls are not supported yet")
     assert read_records(path, on_bad_row="skip").dropped == {"tool calls are not supported yet": 1}

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.formats import FORMATS, TRAILING_USER, detect, ignored_keys, reason_of, to_record
+from luthier.data.formats import FORMATS, detect, ignored_keys, reason_of, to_record
+from luthier.data.formats_values import TRAILING_USER
 from luthier.data.records import Message, Record
 
 
@@ -112,7 +113,6 @@ def with_turn(**turn: Any) -> dict[str, Any]:
     return {"messages": [*chat("user", "assistant")["messages"], turn]}
 
 
-TOOLS = "tool calls are not supported yet"
 BAD = [
     (chat("user"), "messages", "no assistant turn"),
     ({"messages": []}, "messages", "no assistant turn"),
@@ -134,15 +134,15 @@ BAD = [
     (with_turn(role="user"), "messages", "turn without role or content"),
     (with_turn(content="a"), "messages", "turn without role or content"),
     (with_turn(role="user", content=" \n"), "messages", "empty user turn"),
-    (with_turn(role="tool", content="a"), "messages", TOOLS),
-    (with_turn(role="assistant", content=None, tool_calls=[{}]), "messages", TOOLS),
+    (with_turn(role="tool", content="a"), "messages", "tool result without a call"),
+    (with_turn(role="assistant", content=None, tool_calls=[{}]), "messages", "broken tool call"),
     (with_turn(role="user", content="a", weight=0), "messages", "turn weights are not supported yet"),
     (with_turn(role="user", content="a", train=False), "messages", "turn weights are not supported yet"),
-    ({**chat("user", "assistant"), "tools": [{"name": "f"}]}, "messages", TOOLS),
+    ({**chat("user", "assistant"), "tools": [{"parameters": {}}]}, "messages", "broken tools"),
     ({"messages": "hello"}, "messages", "messages is not a list of turns"),
     ({"messages": ["hello"]}, "messages", "messages is not a list of turns"),
-    ({"conversations": [{"from": "observation", "value": "a"}]}, "sharegpt", TOOLS),
-    ({"conversations": [{"from": "function_call", "value": "a"}]}, "sharegpt", TOOLS),
+    ({"conversations": [{"from": "observation", "value": "a"}]}, "sharegpt", "no assistant turn"),
+    ({"conversations": [{"from": "function_call", "value": "a"}]}, "sharegpt", "broken tool call"),
     ({"instruction": "a", "output": " "}, "alpaca", "empty answer"),
     ({"instruction": "a", "output": None}, "alpaca", "null content"),
     ({"instruction": "", "input": "", "output": "a"}, "alpaca", "empty user turn"),
@@ -176,11 +176,6 @@ def test_detection_that_fails_lists_the_keys_and_what_each_format_needs() -> Non
     text = str(caught.value)
     assert "the keys are title, body" in text
     assert all(f"{format}: " in text for format in FORMATS)
-
-
-def test_preference_pairs_are_refused_by_name() -> None:
-    with pytest.raises(DataError, match="preference pairs"):
-        detect({"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
 def test_keys_that_are_not_used_are_known() -> None:

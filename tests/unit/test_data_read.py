@@ -127,7 +127,7 @@ def test_everything_that_happens_to_a_row_is_counted(tmp_path: Path) -> None:
     result = read_records(path, on_bad_row="skip")
     assert result.rows_in == 7
     assert result.dropped == {
-        "tool calls are not supported yet": 1,
+        "tool result without a call": 1,
         "roles out of order": 1,
         "not messages": 1,
         "broken line": 1,
@@ -156,3 +156,13 @@ def test_a_format_that_is_named_is_not_guessed(tmp_path: Path) -> None:
     assert (result.records[0].text, result.format, result.why) == ("plain", "text", "text: as the recipe says")
     with pytest.raises(DataError, match="did you mean alpaca"):
         read_records(path, format="alpacca")
+
+
+def test_a_table_of_mixed_rows_is_read_by_the_columns_that_are_filled(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"messages": [], "text": "plain"}, {"messages": chat, "text": ""}, {"messages": chat, "text": None}]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    result = read_records(path)
+    assert [record.kind for record in result.records] == ["text", "conversation", "conversation"]
+    assert result.format == "text + messages"

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from luthier.evaluate.charts import Series, interval_chart, legend, line_chart, log_ticks, nice_ticks, smooth, thin
-from luthier.evaluate.charts import tick_text as text
+from luthier.core.charts import Series, interval_chart, legend, line_chart, log_ticks, nice_ticks, smooth, thin
+from luthier.core.charts import tick_text as text
 
 
 def _chart(*series: Series, **options: object) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from luthier.core.readable import compact, decimal, duration, losses, percent, size
 from luthier.evaluate.interval import Comparison, verdict
-from luthier.evaluate.report_format import compact, decimal, duration, losses, percent, size
 from luthier.evaluate.report_words import change_text, judge, sample_size
 from luthier.evaluate.summary import RunSummary, Validation, read_summary
 

@@ -42,6 +42,15 @@ def _closing(dataset: "Dataset", notes: tuple[str, ...] | list[str]) -> None:
         note(text)
 
 
+def _take_back(dataset: "Dataset", step: str) -> None:
+    """A step that chooses starts from everything: its own earlier choice does not count."""
+    from luthier.curate.history import active, undo
+
+    if step in active(dataset):
+        for made in undo(dataset, step=step):
+            note(f"taken back first: pass {made.number}, {made.step}")
+
+
 def categories(
     folder: Folder,
     rules: Annotated[
@@ -49,6 +58,7 @@ def categories(
     ] = None,
     clusters: Annotated[int | None, typer.Option(min=2, help="Number of clusters of alike examples.")] = None,
     embeddings: Annotated[str | None, typer.Option(help=f"{EMBEDDINGS} For clusters.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another clustering.")] = 0,
 ) -> None:
     """Put examples into categories, by rules or by clusters of what is asked."""
     from luthier.core.hardware import cpu
@@ -64,8 +74,10 @@ def categories(
             entries = categories_by_rules(dataset, read_rules(rules), workers=cpu().cores)
             parameters: dict[str, object] = {"rules": rules.name}
         else:
-            entries = categories_by_clusters(dataset, embeddings_folder(embeddings), clusters, workers=cpu().cores)
-            parameters = {"clusters": clusters, "embeddings": embeddings}
+            entries = categories_by_clusters(
+                dataset, embeddings_folder(embeddings), clusters, seed=seed, workers=cpu().cores
+            )
+            parameters = {"clusters": clusters, "embeddings": embeddings, "seed": seed}
         dataset.add("categories", 1, parameters, entries)
         _closing(dataset, [f"{len(entries):,} examples have another category now"])
     show(dataset)
@@ -104,6 +116,7 @@ def select(
         if value not in known:
             raise DataError(f"--{name} {value}", fix=f"one of {', '.join(known)}")
     with working(folder) as dataset:
+        _take_back(dataset, "select")
         made = select_examples(
             dataset, embeddings_folder(embeddings), target=target, by=by, method=method, max_cosine=max_cosine,
             quotas=numbers(quota, "--quota"), workers=cpu().cores,
@@ -127,6 +140,7 @@ def balance(
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer; estimated without.")
     ] = None,
+    total: Annotated[float | None, typer.Option(help="Tokens of an epoch; as many as there are without.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed picks other examples.")] = 0,
 ) -> None:
     """Balance categories by the tokens that are trained on: fewer of one, repetitions of another."""
@@ -141,9 +155,11 @@ def balance(
 
         tokens = AnswerTokens(resolve_model(model))
     with working(folder) as dataset:
+        _take_back(dataset, "balance")
         made = balance(
             dataset, tokens=tokens, temperature=temperature, shares=numbers(share, "--share"), cap=cap,
-            max_epochs=max_epochs, replay=replay, replay_sources=replay_source or (), seed=seed, workers=cpu().cores,
+            max_epochs=max_epochs, replay=replay, replay_sources=replay_source or (), total=total, seed=seed,
+            workers=cpu().cores,
         )  # fmt: skip
         rows = balance_table(made)
         parameters = {"table": rows, "tokens": model or "estimated from words", "notes": list(made.mixture.notes)}

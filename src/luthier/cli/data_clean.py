@@ -184,8 +184,33 @@ def _map_verb(name: str, text: str) -> Callable[..., None]:
 repair = _map_verb("repair", "Mend texts: encoding, control characters, “noinput”, prompt text behind an answer.")
 defects = _map_verb("defects", "Take out or flag broken instructions and answers, by class.")
 language = _map_verb("language", "Find answers in another language than the one that was asked in.")
-slop = _map_verb("slop", "Flag answers that are thick with jargon, for review.")
 personal = _map_verb("personal", "Replace personal data and secrets by typed placeholders.")
+
+
+def slop(
+    folder: Folder,
+    reference: Annotated[list[Path] | None, typer.Option(help="Data written by people, of the same domain.")] = None,
+) -> None:
+    """Flag answers that are thick with jargon, for review, and print the dataset's rate; no row is taken out for it."""
+    from rich.markdown import Markdown
+
+    from luthier.core.hardware import cpu
+    from luthier.curate.folder import Dataset
+    from luthier.curate.logodds import markers
+    from luthier.curate.measure import measure
+    from luthier.curate.slop_report import count_jargon, reference_texts, slop_text
+
+    texts = reference_texts(reference) if reference else []
+    _map_verb("slop", "")(folder)
+    with out.status("measuring"):
+        dataset = Dataset(folder)
+        measured = measure(dataset, workers=cpu().cores)
+        dataset.close()
+    everything = measured.everything
+    marks = markers(everything.sample.texts(), texts) if texts else ()
+    sources = {name: made.jargon for name, made in measured.sources.items()}
+    known = count_jargon(texts) if texts else None
+    out.print(Markdown(slop_text(everything.jargon, sources, reference=known, marks=marks)))
 
 
 def dedup(folder: Folder, max_drop: MaxDrop = 0.2, max_drop_category: MaxDropCategory = 0.5) -> None:

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from luthier.core.errors import DataError
-from luthier.curate.difficulty import DIFFICULTY
-from luthier.curate.example import Example
+from luthier.curate.difficulty import DIFFICULTY, ranks_within_lengths
 from luthier.curate.folder import Dataset
 from luthier.curate.ledger import UNDO, read_pass, to_entries
 from luthier.curate.select import Candidate, Method, Selection, select
 
 By = Literal["difficulty", "length"]
-TOO_HARD: Final = 1.0  # difficulty from which on the prompt does not help the model to expect the answer
 
 
 def scores(dataset: Dataset, reason: str) -> dict[str, float]:
@@ -44,8 +42,8 @@ def select_examples(
 
     Args:
         embeddings: a folder of static embeddings, see `semantic_table.open_table`.
-        by: "difficulty" takes what is harder for the model first, and what its prompt does not help with last;
-            "length" the longer answer, as far as nothing better is known: it is a weak measure of quality.
+        by: "difficulty" takes what is harder for the model first, compared with answers of like length, and what the
+            prompt does not help with last; "length" the longer answer: a weak measure, where nothing better is known.
 
     Raises:
         DataError: no difficulty was measured; the embeddings cannot be used; or see `select.select`.
@@ -59,14 +57,12 @@ def select_examples(
             fix="run `luthier data score` first, or select with --by length",
         )  # fmt: skip
 
-    def quality(example: Example) -> float:
-        if by == "length":
-            return float(len(example.answer))
-        value = known.get(example.id, math.inf)
-        return value if value < TOO_HARD else -math.inf
-
     examples = [example for batch in dataset.map(list, workers=workers) for example in batch]
     examples = [example for example in examples if example.side != "validation"]
+    words = {example.id: len(example.answer.split()) for example in examples}
+    # Difficulty rises with length; within answers of like length it says more.
+    scored = {key: value for key, value in known.items() if key in words}
+    better = ranks_within_lengths(scored, words) if by == "difficulty" else words
     vectors = open_table(embeddings).embed([f"{example.prompt}\n{example.answer}" for example in examples])
-    candidates = [Candidate(example.id, example.category, quality(example)) for example in examples]
+    candidates = [Candidate(example.id, example.category, better.get(example.id, -math.inf)) for example in examples]
     return select(candidates, vectors, target=target, method=method, max_cosine=max_cosine, quotas=quotas)

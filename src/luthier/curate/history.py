@@ -105,6 +105,12 @@ def undo(dataset: Dataset, *, step: str | None = None, record: str | None = None
     return passes
 
 
+def active(dataset: Dataset) -> set[str]:
+    """The steps of which a pass holds."""
+    gone = dataset.view.retracted()
+    return {made.step for made in dataset.passes if made.step != UNDO and gone.get(made.number, set()) is not None}
+
+
 @dataclass(frozen=True)
 class Difference:
     """What one dataset has and the other does not; the same example is told by its id."""

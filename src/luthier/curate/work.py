@@ -38,11 +38,11 @@ def catch_up(dataset: Dataset, before: Collection[str]) -> list[Pass]:
     Args:
         before: ids of what was in the dataset before the change.
     """
+    from luthier.curate.history import active
     from luthier.curate.personal import PERSONAL
     from luthier.curate.repair import REPAIR
 
-    back, gone = dataset.categories().keys() - set(before), dataset.view.retracted()
-    holds = {made.step for made in dataset.passes if gone.get(made.number, set()) is not None}
+    back, holds = dataset.categories().keys() - set(before), active(dataset)
     passes = []
     for step in (REPAIR, PERSONAL):
         if back and step.name in holds:

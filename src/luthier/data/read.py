@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.formats import FORMATS, detect, ignored_keys, reason_of, to_record
+from luthier.data.formats import FORMATS, detect, ignored_keys, is_filled_as, parse, reason_of
 from luthier.data.readers import READERS, SUFFIXES, kind_of
 from luthier.data.records import Record
 
@@ -48,10 +48,26 @@ class ReadResult:
         return self.dropped + self.repaired
 
 
+def untrainable(record: Record) -> DataError | None:
+    """Why a record cannot be trained on, None if it can: only conversations without tools, and plain text, are."""
+    if record.kind == "preference":
+        what, instead = "preference pairs are not supported yet", "give demonstrations: one good answer a prompt"
+    elif record.kind == "labelled":
+        what, instead = "labelled answers are not supported yet", "give the wanted answers, without their label"
+    elif record.tools or any(turn.tool_calls for turn in record.messages):
+        what, instead = "tool calls are not supported yet", "remove the row"
+    else:
+        return None
+    fix = f"{instead}, or set on_bad_row: skip to leave such rows out"
+    return DataError(f"{what}: training reads conversations and text", where=record.where, fix=fix)
+
+
 def read_records(path: Path, format: str = "auto", on_bad_row: OnBadRow = "stop") -> ReadResult:
-    """Read a dataset file, or every data file of a folder.
+    """Read a dataset file, or every data file of a folder, for training.
 
     With `format="auto"` each file's format is told from its first row; a later row that does not fit it is a bad row.
+    Where a file has the columns of several formats, those that a row fills decide. A row that no objective trains on
+    yet (`untrainable`) is a bad row too.
 
     Raises:
         DataError: no such file, no rows, no known format, a damaged file, or a bad row under `on_bad_row="stop"`.
@@ -74,9 +90,17 @@ def read_records(path: Path, format: str = "auto", on_bad_row: OnBadRow = "stop"
             if file_format is None:
                 file_format, why = _detect(row, where)
                 formats.setdefault(file_format, why)
-            ignored.update(ignored_keys(row, file_format))
+            told = file_format
+            if format == "auto" and not is_filled_as(row, file_format):
+                told, why = _detect(row, where)
+                formats.setdefault(told, why)
+            ignored.update(ignored_keys(row, told))
             try:
-                records.append(to_record(row, file_format, where, repairs=repaired))
+                record, repairs = parse(row, told, where)
+                if refusal := untrainable(record):
+                    raise refusal
+                records.append(record)
+                repaired.update({repair.reason for repair in repairs})
             except DataError as error:
                 if on_bad_row == "stop":
                     raise

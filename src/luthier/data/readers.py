@@ -1,7 +1,7 @@
 """One reader a kind of dataset file.
 
-A reader yields (where, row), or (where, DataError) for a row that is broken by itself; what is wrong with the file as
-a whole it raises. `where` is "file:LINE", or "file:row N" where lines mean nothing.
+A reader yields (where, row), or (where, BadRow) for a row that is broken by itself; what is wrong with the file as a
+whole it raises. `where` is "file:LINE", or "file:row N" where lines mean nothing.
 """
 
 import csv
@@ -13,11 +13,26 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import DataError
+from luthier.data.formats_values import TOO_DEEP, is_deep, parse_json
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _SKIP_HINT: Final = "mend it, or set on_bad_row: skip to leave such rows out, counted"
 
-Rows = Iterator[tuple[str, dict[str, Any] | DataError]]
+
+class BadRow(DataError):
+    """A row that cannot be read, with what stands there.
+
+    Attributes:
+        content: {"line": the line's text} or {"row": what the row holds}. Bytes that are no UTF-8 are in the text as
+            Python's "surrogateescape" writes them.
+    """
+
+    def __init__(self, what: str, *, where: str, content: dict[str, Any]) -> None:
+        super().__init__(what, where=where, fix=_SKIP_HINT)
+        self.content = content
+
+
+Rows = Iterator[tuple[str, dict[str, Any] | BadRow]]
 
 
 def kind_of(path: Path) -> str | None:
@@ -27,8 +42,12 @@ def kind_of(path: Path) -> str | None:
     return None if kind == ".parquet" and name.endswith(".gz") else kind
 
 
-def _bad(reason: str, where: str) -> tuple[str, DataError]:
-    return where, DataError(reason, where=where, fix=_SKIP_HINT)
+def _bad(reason: str, where: str, content: dict[str, Any]) -> tuple[str, BadRow]:
+    return where, BadRow(reason, where=where, content=content)
+
+
+def _line(line: bytes) -> dict[str, str]:
+    return {"line": line.decode("utf-8", "surrogateescape")}
 
 
 def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -68,18 +87,6 @@ def _not_text(line: bytes) -> str:
     return ""
 
 
-def _parse(text: str) -> tuple[Any, str]:
-    """(value, "") or (None, why it is not JSON)."""
-    try:
-        return json.loads(text), ""
-    except json.JSONDecodeError as error:
-        return None, f"broken line: {error.msg} at column {error.colno}"
-    except ValueError as error:  # a number with thousands of digits
-        return None, f"broken line: {error}"
-    except RecursionError:
-        return None, "broken line: nested too deeply"
-
-
 def read_jsonl(path: Path) -> Rows:
     """One object a line; blank lines are passed over."""
     for number, line in _byte_lines(path):
@@ -87,13 +94,13 @@ def read_jsonl(path: Path) -> Rows:
             continue
         where = f"{path}:{number}"
         if error := _not_text(line):
-            yield _bad(error, where)
+            yield _bad(error, where, _line(line))
             continue
-        row, error = _parse(line.decode("utf-8"))
+        row, error = parse_json(line.decode("utf-8"))
         if error:
-            yield _bad(error, where)
+            yield _bad(f"broken line: {error}", where, _line(line))
         elif not isinstance(row, dict):
-            yield _bad("not an object: a line is one {...}", where)
+            yield _bad("not an object: a line is one {...}", where, _line(line))
         else:
             yield where, row
 
@@ -106,9 +113,9 @@ def read_json(path: Path) -> Rows:
     try:
         value = json.loads("\n".join(lines))
     except RecursionError:
-        raise DataError("nested too deeply to be a dataset", where=str(path)) from None
+        raise DataError(f"{TOO_DEEP} to be a dataset", where=str(path)) from None
     except json.JSONDecodeError as error:
-        first = _parse(next(line for line in lines if line.strip()))[0]
+        first = parse_json(next(line for line in lines if line.strip()))[0]
         if error.msg == "Extra data" and isinstance(first, dict):  # JSON lines under the name .json
             yield from read_jsonl(path)
             return
@@ -120,7 +127,9 @@ def read_json(path: Path) -> Rows:
         raise DataError(f"broken JSON: {error}", where=str(path)) from None
     for number, row in enumerate(_rows_of(value, path), 1):
         where = f"{path}:row {number}"
-        yield (where, row) if isinstance(row, dict) else _bad("not an object: a row is {...}", where)
+        if is_deep(row):
+            raise DataError(f"{TOO_DEEP} to be a dataset", where=where)
+        yield (where, row) if isinstance(row, dict) else _bad("not an object: a row is {...}", where, {"row": row})
 
 
 def _rows_of(value: Any, path: Path) -> list[Any]:
@@ -153,7 +162,8 @@ def read_csv(path: Path) -> Rows:
                 if len(set(header)) < len(header) or "" in header:
                     raise DataError("the header has empty or repeated column names", where=where)
             elif len(fields) != len(header):
-                yield _bad(f"wrong number of columns: {len(fields)}, the header has {len(header)}", where)
+                what = f"wrong number of columns: {len(fields)}, the header has {len(header)}"
+                yield _bad(what, where, {"row": fields})
             else:
                 yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:

@@ -1,6 +1,7 @@
 """The report of a run: one HTML file without script or network, for a screen, a phone or paper.
 
-The page is `report.html` (a Jinja template that escapes every value) and `report.css`; charts are inline SVG.
+The page is `report.html` (a Jinja template that escapes every value), `report.css` and the look that all pages share
+(`core/page.css`); charts are inline SVG.
 """
 
 import json
@@ -9,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from luthier.core.files import read_json, write_text
-from luthier.evaluate import report_format
+from luthier.core.page import page_css, page_template
+from luthier.core.readable import SPACE, compact, count, duration, size
 from luthier.evaluate.report_charts import charts, interval_charts
 from luthier.evaluate.report_data import ledger
-from luthier.evaluate.report_format import SPACE, compact, count, decimal, duration, size
 from luthier.evaluate.report_words import judge
 from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary, read_summary
 
@@ -33,18 +33,9 @@ def write_report(run_dir: Path) -> Path:
         RunError: the folder has no events.
     """
     run = read_summary(run_dir)
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=count, compact=compact, decimal=decimal, percent=report_format.percent, clip=_clip, duration=duration
-    )
-    page = environment.get_template("report.html").render(
-        css=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+    page = page_template(_FOLDER / "report.html").render(
+        css=Markup(page_css(_FOLDER / "report.css")),
+        clip=_clip,
         run=run,
         verdict=judge(run),
         interval=[Markup(svg) for svg in interval_charts(run)],

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from luthier.evaluate.charts import Series, interval_chart, legend, line_chart, smooth
-from luthier.evaluate.report_format import loss
+from luthier.core.charts import Series, interval_chart, legend, line_chart, smooth
+from luthier.core.readable import loss
 from luthier.evaluate.summary import RunSummary, TrainStep
 
 WIDE, NARROW, SMALL = (904, 320), (360, 260), (288, 190)  # drawn as wide as shown, so that texts keep their size

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.readable import plural
 from luthier.evaluate.event_values import mapping, number, text
-from luthier.evaluate.report_format import plural
 
 PREFIXES = ("dropped: ", "skipped: ")  # said by the table already
 

@@ -6,9 +6,9 @@ choose the words and change no number.
 
 from dataclasses import dataclass
 
+from luthier.core.readable import SPACE, decimal, losses, percent, places_to_show, plural
+from luthier.core.readable import loss as loss_text
 from luthier.evaluate.interval import BETTER, FEWEST_UNITS, SAME, WORSE, Comparison
-from luthier.evaluate.report_format import SPACE, decimal, losses, percent, places_to_show, plural
-from luthier.evaluate.report_format import loss as loss_text
 from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary
 
 LEVEL_PERCENT = 0.5  # two validation losses closer than this are the same for a reader

@@ -49,7 +49,7 @@ def score_difficulty(
             renderer.template.close()
     values = [None if math.isnan(value) else float(value) for value in made.ifd]
     entries = difficulty_entries([key for key, _ in measured], values, made.tokens.tolist())
-    skipped = made.skipped + Counter({"no answer that is wanted": len(pairs) - len(measured)})
+    skipped = made.skipped + Counter({"plain text, or an answer that is not wanted": len(pairs) - len(measured)})
     notes = [f"{number:,} × not measured: {reason}" for reason, number in sorted(skipped.items())]
     dataset.add(DIFFICULTY, 1, {"model": model, "notes": notes}, entries)
     return skipped

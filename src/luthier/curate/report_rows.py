@@ -1,0 +1,70 @@
+"""Rows as a report needs them: as read, as they are now, and every decision with the number of its pass."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from luthier.curate.example import Entry, Example
+from luthier.curate.fold import fold
+from luthier.curate.folder import QUARANTINED, Dataset, Stored, View
+from luthier.data.records import record_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that was read.
+
+    Attributes:
+        stored: as it stands in the records.
+        original, example: as read, and after everything that was decided; None for a quarantined row.
+        decided: (number of the pass, entry) of all that holds for it, in order.
+        out, out_pass: what takes it out, and in which pass; None and 0 while it is in the dataset.
+        void: edits that no longer apply.
+    """
+
+    stored: Stored
+    original: Example | None
+    example: Example | None
+    decided: tuple[tuple[int, Entry], ...]
+    out: Entry | None
+    out_pass: int
+    void: int
+
+
+def rows_of(view: View, index: int, only: Collection[str] | None = None) -> list[Row]:
+    """Batch `index`, every row of it, or only those with these ids."""
+    stored = [row for row in view.stored(index) if only is None or row.id in only]
+    entries = view.entries([row.id for row in stored])
+    return [_row(row, tuple(entries.get(row.id, ()))) for row in stored]
+
+
+def _row(stored: Stored, decided: tuple[tuple[int, Entry], ...]) -> Row:
+    if stored.kind == QUARANTINED:
+        # An unusable row is out whatever was decided: with the reader's reason, or with none should that be missing.
+        number, out = decided[0] if decided else (0, Entry(stored.id, "drop", "quarantined"))
+        return Row(stored, None, None, decided, out, number, 0)
+    fields = {
+        "where": stored.where,
+        "group": stored.group,
+        "meta": {} if stored.meta == "{}" else json.loads(stored.meta),
+    }
+    record = record_from_json(json.loads(stored.content), **fields)
+    original = Example(stored.id, record, stored.source, stored.category)
+    example, out, void = fold(original, [entry for _, entry in decided])
+    number = next((number for number, entry in decided if entry is out), 0)
+    return Row(stored, original, example, decided, out, number, void)
+
+
+def fetch_rows(dataset: Dataset, ids: Collection[str]) -> dict[str, Row]:
+    """The rows with these ids, wherever they stand; ids that no row has are left out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    view, wanted, found = dataset.view, pa.array(sorted(ids), pa.string()), {}
+    for index, (name, group) in enumerate(view.batches):
+        column = pq.ParquetFile(dataset.path / name).read_row_group(group, columns=["id"])["id"]
+        here = column.filter(pc.is_in(column, value_set=wanted)).to_pylist()
+        if here:
+            found |= {row.stored.id: row for row in rows_of(view, index, frozenset(here))}
+    return found

@@ -1,0 +1,60 @@
+"""How many tokens of an example bear loss: what balances and token measures count."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.curate.example import Example
+
+if TYPE_CHECKING:
+    from luthier.data.tokenizer import Tokenizer
+
+CountTokens = Callable[[Sequence[Example]], Sequence[int]]  # picklable; the loss-bearing tokens of each example
+TOKENS_PER_WORD: Final = (
+    1.3  # of English prose with a vocabulary of 32,000 to 128,000; code has two to three times that
+)
+_TURNS = ("messages", "chosen", "rejected")
+
+
+def trained_texts(example: Example) -> Iterator[str]:
+    """The texts that training predicts: a plain text, or every assistant turn with its tool calls; of a preference
+    those of both continuations.
+    """
+    record = example.record
+    if record.text:
+        yield record.text
+    for name in _TURNS:
+        for turn in getattr(record, name):
+            if turn.role == "assistant":
+                yield turn.content + turn.tool_calls
+
+
+def estimate_tokens(examples: Sequence[Example]) -> list[int]:
+    """An estimate without a tokenizer: TOKENS_PER_WORD for each word, and one for the end of each text."""
+    return [
+        sum(1 + round(TOKENS_PER_WORD * len(text.split())) for text in trained_texts(example)) for example in examples
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """Counts with the tokenizer in a model's folder: a `CountTokens`. Every text ends with a stop token."""
+
+    model_dir: Path
+
+    def __call__(self, examples: Sequence[Example]) -> list[int]:
+        from luthier.data.tokenizer import Piece, Place
+
+        texts = [list(trained_texts(example)) for example in examples]
+        pieces = [Piece(text, Place.SPECIAL) for part in texts for text in part]
+        lengths = iter(map(len, _open(self.model_dir).encode_pieces(pieces)))
+        return [sum(1 + next(lengths) for _ in part) for part in texts]
+
+
+@cache
+def _open(model_dir: Path) -> "Tokenizer":
+    from luthier.data.tokenizer import Tokenizer
+
+    return Tokenizer(model_dir)
