@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "train": {"core", "recipe", "data", "kernels", "models"},
     "curate": {"core", "recipe", "data"},
     "evaluate": {"core", "recipe", "data", "kernels", "models"},
-    "stages": {"core", "recipe", "data", "models", "train", "evaluate"},
+    "stages": {"core", "recipe", "data", "curate", "models", "train", "evaluate"},
     "serve": {"core", "recipe", "data", "models", "train"},
     "cli": {"core", "recipe", "data", "curate", "models", "train", "evaluate", "stages", "serve"},
 }

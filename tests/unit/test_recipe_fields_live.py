@@ -42,8 +42,8 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "dtype": ({}, "bf16"),
 }
 OWN_TESTS = {
-    "adapter", "base_model", "chat_template", "datasets", "device", "max_new_tokens", "micro_batch_tokens",
-    "on_bad_row", "output_dir", "val_datasets",
+    "adapter", "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "max_new_tokens",
+    "micro_batch_tokens", "on_bad_row", "output_dir", "val_datasets",
 }  # fmt: skip
 UNSAID = {"time", "seconds", "training_seconds", "tokens_per_second", "peak_rss_bytes", "recipe", "settings"}
 
@@ -84,7 +84,7 @@ def test_base_model(home: Path, chat_model: Path, conversations: Path, tmp_path:
 
 
 def test_datasets_and_val_datasets(home: Path, chat_model: Path, conversations: Path, tmp_path: Path) -> None:
-    few = write_rows(tmp_path / "few.jsonl", rows_of(("violin", "harp")))
+    few = write_rows(tmp_path / "few.jsonl", rows_of(("sitar", "oud")))
     one, two, three = (
         outcome(make_recipe(chat_model, data, tmp_path / name, **more))["events"][0]["data"]
         for name, data, more in (
@@ -95,6 +95,16 @@ def test_datasets_and_val_datasets(home: Path, chat_model: Path, conversations: 
     )
     assert (one["rows_in"], two["rows_in"], three["rows_in"]) == (40, 8, 48)
     assert three["val_rows"] == 8 and three["train_rows"] == 40
+
+
+def test_eval_sets_and_allow_leaks(home: Path, chat_model: Path, conversations: Path, tmp_path: Path) -> None:
+    known = write_rows(tmp_path / "exam.jsonl", [{"question": "What is a harp?"}, {"question": "What is a spoon?"}])
+    with pytest.raises(LuthierError, match=r"1 training record repeats .*\(1 of .*exam\.jsonl\)"):
+        train(make_recipe(chat_model, conversations, tmp_path / "stop", eval_sets=[known]))
+    recipe = make_recipe(chat_model, conversations, tmp_path / "on", eval_sets=[known], allow_leaks=True)
+    notes = outcome(recipe)["events"][0]["data"]["notes"]
+    assert any("exam.jsonl: 1 of 2 items occur" in note for note in notes)
+    assert any("allowed by allow_leaks" in note for note in notes)
 
 
 def test_chat_template(home: Path, chat_model: Path, conversations: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ CHANGED = {
     "datasets": [{"path": "a b.jsonl", "type": "alpaca"}, {"path": "2026", "type": "text"}],
     "val_datasets": ["ü/値.jsonl"],
     "val_set_size": 0.0,
+    "eval_sets": ["e.jsonl", "null"],
+    "allow_leaks": True,
     "sequence_len": 77,
     "too_long": "drop",
     "on_bad_row": "skip",

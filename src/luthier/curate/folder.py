@@ -147,9 +147,10 @@ class View:
             if row.kind == QUARANTINED:
                 made.append(Folded(row, None, decided[0] if decided else None, 0))
                 continue
-            fields = {"where": row.where, "group": row.group, "meta": json.loads(row.meta)}
-            record = record_from_json(json.loads(row.content), **fields)
-            made.append(Folded(row, *fold(Example(row.id, record, row.source, row.category), decided)))
+            meta = json.loads(row.meta) if row.meta != "{}" else {}
+            record = record_from_json(json.loads(row.content), where=row.where, group=row.group, meta=meta)
+            example = Example(row.id, record, row.source, row.category)
+            made.append(Folded(row, *fold(example, decided)) if decided else Folded(row, example, None, 0))
         return made
 
     def categories(self, index: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What every format is turned into: a record of messages, of a preference, of a labelled answer, or of plain text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -92,14 +92,30 @@ class Record:
         return content
 
 
-def _message(turn: Mapping[str, str]) -> Message:
-    return Message(turn["role"], turn["content"], turn.get("tool_calls", ""), turn.get("name", ""))
+def _turns(turns: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
+    return tuple(
+        Message(turn["role"], turn["content"])
+        if len(turn) == 2
+        else Message(turn["role"], turn["content"], turn.get("tool_calls", ""), turn.get("name", ""))
+        for turn in turns
+    )
 
 
-def record_from_json(content: Mapping[str, Any], **fields: Any) -> Record:
-    """The way back from `Record.as_json`; `fields` are where, group and meta."""
-    turns = {
-        name: tuple(_message(turn) for turn in content.get(name, ())) for name in ("messages", "chosen", "rejected")
-    }
-    rest = {name: content[name] for name in ("label", "tools", "text") if name in content}
-    return Record(**turns, **rest, **fields)
+def record_from_json(
+    content: Mapping[str, Any], *, where: str = "", group: str = "", meta: Mapping[str, Any] | None = None
+) -> Record:
+    """The way back from `Record.as_json`."""
+    messages = _turns(content.get("messages", ()))
+    if len(content) == 1 and messages:  # by far the most
+        return Record(messages, "", where, group, meta or {})
+    return Record(
+        messages,
+        content.get("text", ""),
+        where,
+        group,
+        meta or {},
+        _turns(content.get("chosen", ())),
+        _turns(content.get("rejected", ())),
+        content.get("label"),
+        content.get("tools", ""),
+    )

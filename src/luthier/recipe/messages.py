@@ -202,6 +202,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return "a list of at least one file" if any(isinstance(m, MinLen) for m in metadata) else "a list of files"
     if annotation is type(None):
         return "null"
+    if annotation is bool:
+        return "true or false"
     if annotation is str:
         pattern = any(getattr(item, "pattern", None) for item in metadata)
         return "the path of a .jinja file" if pattern else "a text"

@@ -76,6 +76,8 @@ class Recipe(BaseModel):
     val_set_size: float = Field(
         0.05, ge=0, lt=1, description="share of record groups kept for validation; 0 when val_datasets is given"
     )
+    eval_sets: list[Text] = Field([], description="evaluation files that training data must not give away")
+    allow_leaks: bool = Field(False, description="train although training data repeats what it is measured by")
     sequence_len: int = Field(2048, ge=16, description="longest row, in tokens")
     too_long: Literal["cut", "drop"] = Field("cut", description="what happens to rows longer than sequence_len")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="what happens at a row that cannot be used")
@@ -123,6 +125,12 @@ class Recipe(BaseModel):
         if isinstance(value, str | Path):
             return [value]
         return list(value) if isinstance(value, tuple) else value
+
+    @field_validator("eval_sets", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: Any) -> Any:
+        paths = [value] if isinstance(value, str | Path) else value
+        return [_text_of_path(path) for path in paths] if isinstance(paths, list | tuple) else paths
 
     @model_validator(mode="wrap")
     @classmethod

@@ -66,19 +66,26 @@ def _commented(setting: str, comment: str) -> str:
 
 
 def _setting(name: str, value: Any) -> str:
-    """One field, or one dataset list with a line for each key of each entry."""
+    """One field, or one list with an entry a line, or a line for each key of each entry."""
     if not isinstance(value, list):
         return f"{name}: {_scalar(value)}\n"
     if not value:
         return f"{name}: []\n"
-    entries = ["\n    ".join(f"{key}: {_scalar(item)}" for key, item in entry.items()) for entry in value]
+    entries = [
+        _scalar(entry)
+        if isinstance(entry, str)
+        else "\n    ".join(f"{key}: {_scalar(item)}" for key, item in entry.items())
+        for entry in value
+    ]
     return f"{name}:\n" + "".join(f"  - {entry}\n" for entry in entries)
 
 
-def _scalar(value: str | int | float | None) -> str:
+def _scalar(value: str | bool | int | float | None) -> str:
     """A YAML scalar that reads back as `value`, in YAML 1.1 as well as 1.2."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float):
         text = repr(value)
         # YAML 1.1 takes 1e-05 for a text; 1.0e-05 is a number in both.

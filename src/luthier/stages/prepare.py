@@ -1,48 +1,27 @@
 """Everything a run needs to know before a weight is loaded: model, rows, split, and what every `auto` becomes."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from luthier.core.errors import DataError
 from luthier.core.files import hash_bytes
-from luthier.data.read import read_records
 from luthier.data.records import Record
 from luthier.data.render import Renderer, Row
 from luthier.data.rows import load_or_build_rows
-from luthier.data.split import split
 from luthier.data.template import load_template
 from luthier.data.tokenizer import Tokenizer
 from luthier.models.device import Place, choose_place
 from luthier.models.folder import ModelFacts, check_model_folder
 from luthier.models.spec import Spec, read_spec
 from luthier.models.store import resolve_model
-from luthier.recipe import Dataset, Recipe
+from luthier.recipe import Recipe
+from luthier.stages.accounts import Accounts
+from luthier.stages.leak_check import check_leaks
+from luthier.stages.sources import read_sources
 from luthier.train.settings import Settings, decide
 
 Say = Callable[[str, int, int], None]  # what is being done, done so far, of how many
-
-
-@dataclass
-class Accounts:
-    """Where every row went.
-
-    Attributes:
-        rows_in: rows found in the files.
-        dropped: reason → rows left out.
-        changed: reason → rows changed and kept, or added: rows in use = rows_in − Σ dropped + rows added.
-        sources: each dataset's path, format, how it was told, and rows.
-        notes: sentences for a person.
-    """
-
-    rows_in: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,17 +95,8 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
     today = today or date.today()
     renderer = open_renderer(model_dir, recipe.chat_template, today=today)
     accounts = Accounts()
-    records = _read(recipe.datasets, recipe, accounts)
-    if recipe.val_datasets:
-        train_records, val_records = records, _read(recipe.val_datasets, recipe, accounts)
-    else:
-        train_records, val_records = split(records, val_set_size=recipe.val_set_size, seed=recipe.seed)
-    if recipe.val_set_size > 0 and not val_records:
-        raise DataError(
-            "the validation set is empty: all records belong to one group, and a group is never split",
-            where=recipe.datasets[0].path,
-            fix="give validation data with val_datasets, or set val_set_size: 0 to train without",
-        )
+    train_records, val_records = read_sources(recipe, accounts)
+    check_leaks(train_records, val_records, recipe, accounts)
     train = _rows(train_records, "training rows", renderer, recipe, accounts, say)
     val = _rows(val_records, "validation rows", renderer, recipe, accounts, say) if val_records else []
     return Prepared(
@@ -144,21 +114,6 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
         data_hash=hash_bytes(*(part.tobytes() for row in [*train, *val] for part in (row.ids, row.mask))),
         settings=decide(recipe, spec, [len(row.ids) for row in train], on_gpu=place.device.type == "cuda"),
     )
-
-
-def _read(datasets: Sequence[Dataset], recipe: Recipe, accounts: Accounts) -> list[Record]:
-    records: list[Record] = []
-    for dataset in datasets:
-        result = read_records(Path(dataset.path), format=dataset.type, on_bad_row=recipe.on_bad_row)
-        records += result.records
-        accounts.rows_in += result.rows_in
-        accounts.dropped += result.dropped
-        accounts.changed += result.repaired
-        accounts.notes += result.notes
-        accounts.sources.append(
-            {"path": dataset.path, "format": result.format, "why": result.why, "rows": result.rows_in}
-        )
-    return records
 
 
 def _rows(
