@@ -1,8 +1,9 @@
 """Rows for speed and duplicate benchmarks: any number of them, the same for the same seed, none of them anyone's.
 
 A row is one of 24 templates of a task, filled with made-up words and numbers, and an answer of made-up sentences. Words
-follow Zipf's law over a vocabulary of 20,000, so shingles repeat as they do in text. Real rows from a file can be mixed
-in: they are cut into sentences and put together anew, so a million rows can be had from a few thousand.
+follow Zipf's law over a vocabulary of 20,000, so shingles repeat as they do in text; the most frequent are English,
+so that a row's language is told as that of English text is. Real rows from a file can be mixed in: they are cut into
+sentences and put together anew, so a million rows can be had from a few thousand.
 """
 
 import json
@@ -27,6 +28,11 @@ TEMPLATES: Final = tuple(
         "a {} and its {}.",
     )
 )
+SMALL: Final = (
+    "the", "of", "and", "to", "a", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he",
+    "this", "are", "or", "his", "from", "at", "which", "but", "have", "an", "had", "they", "you", "were", "their",
+    "one", "all", "we", "can", "her", "has", "there", "been", "if", "more", "when", "will", "would", "who", "so", "no",
+)  # fmt: skip
 SENTENCE: Final = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -45,7 +51,7 @@ class Words:
         made: dict[str, None] = {}
         while len(made) < VOCABULARY:
             made["".join(random.choices(SYLLABLES, k=random.randint(1, 4)))] = None
-        self.words = sorted(made, key=len)
+        self.words = [*SMALL, *sorted(made.keys() - set(SMALL), key=lambda word: (len(word), word))][:VOCABULARY]
         self.weights = list(accumulate(1 / rank for rank in range(10, VOCABULARY + 10)))
 
     def draw(self, random: Random, number: int) -> list[str]:

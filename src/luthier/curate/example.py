@@ -25,8 +25,8 @@ class Entry:
         record: id of the example.
         action: "keep" overrules drops (a person's decision); "flag" marks for review and changes nothing; "edit" puts
             `after` in the place of `before`; "drop" and "duplicate" take it out; "split" puts it on the side named in
-            `after`; "repeat" says in `score` how often it is trained on in an epoch; "category" counts it under `after`;
-            "score" records a measurement and changes nothing.
+            `after`; "repeat" says in `score` how often it is trained on in an epoch; "category" counts it under
+            `after`; "score" records a measurement and changes nothing.
         reason: a short code, the same for every entry of its kind, as in "empty answer".
         field: the text concerned; "" for the example as a whole.
         start, end: the characters of that text that are the evidence; both 0 when it is all of it.

@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1  # of the folder; raise it when an older Luthier could misread it
-BATCH = 4096  # records of a row group, which is what a worker gets at a time
+BATCH = 2048  # records of a row group, which is what a worker gets at a time
 STATE = "dataset.json"
+PRELOAD = (
+    "luthier.curate.run", "luthier.curate.repair", "luthier.curate.defects", "luthier.curate.language",
+    "luthier.curate.slop", "luthier.curate.personal", "luthier.curate.near", "luthier.curate.leaks",
+    "pyarrow.parquet", "pyarrow.compute",
+)  # fmt: skip
 QUARANTINED = "quarantined"  # kind of a stored row that no format fits; its content is {"row": …} or {"line": …}
 T = TypeVar("T")
 
@@ -202,9 +207,7 @@ class Dataset:
     @property
     def view(self) -> View:
         """The dataset as it stands, added passes included."""
-        batches = tuple(
-            (item["file"], group) for item in self.state["records"] for group in range(-(-item["rows"] // BATCH))
-        )
+        batches = tuple((item["file"], group) for item in self.state["records"] for group in range(item["batches"]))
         return View(self.path, tuple(self.passes), batches)
 
     def ids(self) -> Iterator[str]:
@@ -249,11 +252,19 @@ class Dataset:
         if workers == 1 or len(indices) <= 1:
             yield from map(call, indices)
             return
+        yield from self._workers(workers).map(call, indices)
+
+    def _workers(self, number: int) -> ProcessPoolExecutor:
+        """Worker processes, kept until `close`: what a step needs, a language model of lingua say, takes time to load.
+
+        They are started afresh from a server that has the steps loaded, not forked from here: a fork of a process with
+        threads can hang.
+        """
         if self._pool is None:
-            # Processes are started afresh, not forked: a fork of a process with threads can hang. They are kept, since
-            # what a step needs (a language model of lingua, say) takes a second to load.
-            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
-        yield from self._pool.map(call, indices)
+            context = get_context("forkserver")
+            context.set_forkserver_preload(list(PRELOAD))
+            self._pool = ProcessPoolExecutor(number, mp_context=context)
+        return self._pool
 
     def close(self) -> None:
         """End the worker processes. The folder may be used again; they are then started again."""
@@ -281,8 +292,8 @@ class Dataset:
     def add_records(self, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]]) -> str:
         """Write a further records file. Like a pass it counts for the folder with `commit`. Returns its name."""
         name = f"records/{len(self.state['records']) + 1:04}.parquet"
-        number = write_records(self.path / name, rows)
-        item = {"file": name, "sha256": hash_file(self.path / name), "rows": number}
+        number, batches = write_records(self.path / name, rows)
+        item = {"file": name, "sha256": hash_file(self.path / name), "rows": number, "batches": batches}
         self.state = self.state | {
             "records": [*self.state["records"], item], "sources": [*self.state["sources"], *sources],
         }  # fmt: skip
@@ -298,19 +309,19 @@ class Dataset:
                     file.unlink()
 
 
-def write_records(path: Path, rows: Iterable[Stored]) -> int:
-    """Write a records file in row groups of `BATCH`; returns the number of rows."""
+def write_records(path: Path, rows: Iterable[Stored]) -> tuple[int, int]:
+    """Write a records file in row groups of `BATCH`; returns the numbers of rows and of row groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema, number = pa.schema([(column, pa.string()) for column in COLUMNS]), 0
+    schema, number, batches = pa.schema([(column, pa.string()) for column in COLUMNS]), 0, 0
     remaining = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(remaining, BATCH)):
             columns = {column: [getattr(row, column) for row in batch] for column in COLUMNS}
             writer.write_table(pa.table(columns, schema=schema), row_group_size=BATCH)
-            number += len(batch)
-    return number
+            number, batches = number + len(batch), batches + 1
+    return number, batches
 
 
 def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]], version: str) -> Dataset:
