@@ -92,7 +92,7 @@ def fates(dataset: Dataset, files: dict[str, list[Row]]) -> tuple[dict[str, Fate
     keys: dict[str, str] = {}
     for index in range(len(view.batches)):
         folded = view.folded(index)
-        entries = view.entries([made.stored.id for made in folded])
+        entries = view.entries(index)
         for made in folded:
             decided = tuple((steps[number], entry) for number, entry in entries.get(made.stored.id, ()))
             key = keys[made.stored.id] = _key(made, files)

@@ -153,8 +153,6 @@ def main() -> None:
         print(json.dumps(near_task(arguments.rows, arguments.scratch)))
         return
 
-    from luthier.core.hardware import cpu, memory
-
     shrink = 100 if arguments.quick else 1
     made: dict[str, Any] = {}
     for name, number in (("ten thousand", 10_000), ("with embeddings", 10_000), ("a million", 1_000_000)):
@@ -167,6 +165,7 @@ def main() -> None:
             f"{name:16} {made[name]['rows']:>10,} rows {made[name]['seconds']:8.2f} s (limit {LIMITS[name]:g})",
             flush=True,
         )
+        write(arguments, made)
     if "near" in arguments.only:
         made["near"] = [run("near", number // shrink, arguments) for number in NEAR_SIZES]
         for one in made["near"]:
@@ -176,6 +175,13 @@ def main() -> None:
         print(
             f"{'extrapolated':16} {TARGET:>10,} rows {guess['seconds']:8.0f} s, peak {guess['peak_bytes'] / 1e9:.2f} GB"
         )
+        write(arguments, made)
+
+
+def write(arguments: argparse.Namespace, made: dict[str, Any]) -> None:
+    """The result so far: the long measurements come last, and what is measured is not lost with them."""
+    from luthier.core.hardware import cpu, memory
+
     facts = cpu()
     result = {
         "benchmark": "curation_speed",
@@ -193,7 +199,6 @@ def main() -> None:
     }  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {arguments.out}")
 
 
 def _folder(name: str) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.core.errors import LuthierError as LuthierError
+    from luthier.curate.clean import clean as clean
     from luthier.recipe import Recipe as Recipe
     from luthier.recipe import load_recipe as load_recipe
     from luthier.serve.chat import load as load
@@ -31,11 +32,12 @@ _HOMES = {
     "LuthierError": "luthier.core.errors",
     "Recipe": "luthier.recipe",
     "check": "luthier.stages.check",
+    "clean": "luthier.curate.clean",
     "load": "luthier.serve.chat",
     "load_recipe": "luthier.recipe",
     "resume": "luthier.stages.run",
 }
-__all__ = ["LuthierError", "Recipe", "__version__", "check", "load", "load_recipe", "resume", "train"]
+__all__ = ["LuthierError", "Recipe", "__version__", "check", "clean", "load", "load_recipe", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

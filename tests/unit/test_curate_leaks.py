@@ -254,7 +254,7 @@ def test_code_in_an_answer_and_in_other_dress() -> None:
 
 def test_the_strongest_item_is_named_and_every_item_counted() -> None:
     items = [Item("e:1", (words(40, 1),)), Item("e:2", (words(40, 2),)), Item("e:3", (words(40, 3),))]
-    text = " ".join(items[0].prompts[0].split()[:30]) + " " + items[1].prompts[0]
+    text = " ".join(items[0].prompts[0].split()[:36]) + " " + items[1].prompts[0]
     leaked, table = find_leaks([talk("x"), talk(text)], {"exam": items, "validation": [], "a": items[:1]})
     assert [(leak.set, leak.item) for leak in leaked] == [("a", "e:1"), ("exam", "e:2")]
     assert [(c["set"], c["items"], c["items_leaked"], c["rows"]) for c in table] == [
@@ -263,9 +263,21 @@ def test_the_strongest_item_is_named_and_every_item_counted() -> None:
 
 
 def test_a_text_that_two_items_share_counts_for_both() -> None:
-    items = [Item(f"e:{seed}", (f"{words(30, 1)} {words(20, seed)}",)) for seed in (2, 3)]
-    _, table = find_leaks([talk(f"{words(30, 1)} {words(20, 4)}")], {"exam": items})
+    items = [Item(f"e:{seed}", (f"{words(45, 1)} {words(5, seed)}",)) for seed in (2, 3)]
+    _, table = find_leaks([talk(f"{words(45, 1)} {words(5, 4)}")], {"exam": items})
     assert (table[0]["items_leaked"], table[0]["rows"]) == (2, 1)
+
+
+def test_half_of_a_prompt_is_marked_and_not_dropped(tmp_path: Path) -> None:
+    """60 % of a prompt may be the phrase that a task is asked in: a person looks at it, nothing stops."""
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text(f'{{"question": "{words(50, 1)}"}}\n')
+    part = " ".join(words(50, 1).split()[:30])
+    dataset, ids = folder_of(tmp_path / "d", [talk(f"{part} {words(20, 2)}", "an answer of its own")])
+    (entry,), table = leaks(dataset, {"exam": exam})
+    assert (entry.record, entry.action, entry.reason) == (ids[0], "flag", "may be a leak: exam")
+    assert entry.score == pytest.approx(0.6)
+    assert [(c["set"], c["items_leaked"], c["rows"]) for c in table] == [("validation", 0, 0), ("exam", 0, 0)]
 
 
 def test_no_order_changes_what_is_found() -> None:

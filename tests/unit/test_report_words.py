@@ -100,7 +100,9 @@ def test_the_gap_between_training_and_validation(run: RunSummary) -> None:
 
 def test_where_the_records_came_from(run: RunSummary) -> None:
     assert "Whole groups were held out" in _course(run, 2.5, 1.8)
-    assert "nothing checks that training lacks them" in _course(run, 2.5, 1.8, recipe={"val_datasets": [{"path": "v"}]})
+    recipe = {"val_datasets": [{"path": "v"}]}
+    assert "[good] The held-out records come from val_datasets" in _course(run, 2.5, 1.8, recipe=recipe)
+    assert "[care] allow_leaks is set" in _course(run, 2.5, 1.8, recipe=recipe | {"allow_leaks": True})
 
 
 def test_a_comparison_in_an_unfinished_run_is_a_caution(run: RunSummary) -> None:

@@ -19,11 +19,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from luthier.core.errors import DataError
 from luthier.core.files import hash_file, hash_json, read_json, write_json
 from luthier.curate.example import Entry, Example
 from luthier.curate.fold import fold, outcome
-from luthier.curate.ledger import UNDO, read_pass, to_entries, write_pass
+from luthier.curate.ledger import UNDO, read_batch, read_pass, to_entries, write_pass
 from luthier.data.records import record_from_json
 
 if TYPE_CHECKING:
@@ -117,18 +119,14 @@ class View:
                         gone.setdefault(number, set()).add(entry.record)
         return gone
 
-    def entries(self, ids: Sequence[str]) -> dict[str, list[tuple[int, Entry]]]:
-        """What holds for these examples, each with the number of its pass, in order; taken back entries left out."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        gone, wanted, found = self.retracted(), pa.array(ids, pa.string()), {}
+    def entries(self, index: int) -> dict[str, list[tuple[int, Entry]]]:
+        """What holds for each example of batch `index`, with the number of its pass, in order; nothing taken back."""
+        gone, found = self.retracted(), {}
         for made in self.passes:
             without = gone.get(made.number, set())
             if made.step == UNDO or without is None:
                 continue
-            table = self._table(made)
-            for entry in to_entries(table.filter(pc.is_in(table["record"], value_set=wanted))):
+            for entry in to_entries(read_batch(self.path / made.file, index)):
                 if entry.record not in without:
                     found.setdefault(entry.record, []).append((made.number, entry))
         return found
@@ -145,7 +143,7 @@ class View:
     def folded(self, index: int, *, only: str | None = None) -> list[Folded]:
         """Batch `index`, every row of it (or the one with the id `only`), after all passes."""
         rows = [row for row in self.stored(index) if only is None or row.id == only]
-        entries = self.entries([row.id for row in rows])
+        entries = self.entries(index)
         made = []
         for row in rows:
             decided = [entry for _, entry in entries.get(row.id, ())]
@@ -165,7 +163,7 @@ class View:
         name, group = self.batches[index]
         table = pq.ParquetFile(self.path / name).read_row_group(group, columns=["id", "kind", "category"])
         ids, kinds, categories = (table[column].to_pylist() for column in ("id", "kind", "category"))
-        decided = self.entries(ids)
+        decided = self.entries(index)
         made = {}
         for key, kind, category in zip(ids, kinds, categories, strict=True):
             entries = [entry for _, entry in decided.get(key, ())]
@@ -193,6 +191,7 @@ class Dataset:
         """
         self.path = path
         self._pool: ProcessPoolExecutor | None = None
+        self._places: tuple[np.ndarray, np.ndarray] | None = None  # all ids, sorted, and the batch of each
         if not (path / STATE).is_file():
             raise DataError("no dataset folder", where=str(path), fix="make one with `luthier data clean FILES --out`")
         try:
@@ -276,9 +275,31 @@ class Dataset:
         """Write a pass. It counts for this object at once, and for the folder with `commit`."""
         made = Pass(len(self.passes) + 1, step, version, dict(parameters))
         (self.path / made.file).parent.mkdir(exist_ok=True)
-        write_pass(self.path / made.file, entries)
+        write_pass(self.path / made.file, entries, self._batches_of([entry.record for entry in entries]))
         self.passes.append(made)
         return made
+
+    def _batches_of(self, records: Sequence[str]) -> np.ndarray:
+        """(n,) int32, the batch of each of these ids; −1 for ""."""
+        if self._places is None:
+            import pyarrow.parquet as pq
+
+            ids, batches = [], []
+            for index, (file, group) in enumerate(self.view.batches):
+                column = pq.ParquetFile(self.path / file).read_row_group(group, columns=["id"])["id"]
+                ids.append(np.array(column.to_pylist(), "S"))
+                batches.append(np.full(len(column), index, np.int32))
+            every, index = (
+                np.concatenate([np.zeros(1, "S1"), *ids]),
+                np.concatenate([np.full(1, -1, np.int32), *batches]),
+            )
+            order = np.argsort(every, kind="stable")
+            self._places = every[order], index[order]
+        names, index = self._places
+        wanted = np.array(records, "S") if records else np.zeros(0, "S1")
+        found = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+        assert np.array_equal(names[found], wanted), "an entry about no record of the dataset"
+        return index[found]
 
     def commit(self, data: Mapping[str, Any]) -> None:
         """Make the passes part of the folder. `data` goes into the state: the files under data/ and the counts."""
@@ -292,6 +313,7 @@ class Dataset:
     def add_records(self, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]]) -> str:
         """Write a further records file. Like a pass it counts for the folder with `commit`. Returns its name."""
         name = f"records/{len(self.state['records']) + 1:04}.parquet"
+        self._places = None
         number, batches = write_records(self.path / name, rows)
         item = {"file": name, "sha256": hash_file(self.path / name), "rows": number, "batches": batches}
         self.state = self.state | {

@@ -2,7 +2,8 @@
 
 A number measured on rows that were trained on says nothing. So every training row is compared with the held-out records
 and with the evaluation sets that are named, prompt and answer, by the evidence that `leaks_index` describes. The
-training row goes, never the held-out one.
+training row goes, never the held-out one; where the evidence is below `STRONG`, it is marked for review and stays: half
+of a prompt is often the phrase that a task is usually asked in.
 
 Not found: a text in other words, or translated; a short prompt in the middle of a longer one; an answer of fewer than
 16 tokens with another prompt.
@@ -28,6 +29,7 @@ from luthier.curate.leaks_text import pieces, tokenise, whole
 from luthier.data.records import Record
 
 VALIDATION: Final = "validation"  # the name of what is held out, among the sets
+STRONG: Final = 0.8  # share or similarity from which on it is a leak (Llama 2's limit), and not only may be one
 _SHOWN: Final = 100  # characters of a leaked text in a detail
 _NUMBER: Final = re.compile(r"\d+")
 
@@ -57,6 +59,11 @@ class Leak:
     text: str
 
     @property
+    def strong(self) -> bool:
+        """Whether it is a leak, and not only may be one."""
+        return self.score >= STRONG
+
+    @property
     def detail(self) -> str:
         """For people: what was found, and the beginning of the text."""
         found = {
@@ -69,7 +76,9 @@ class Leak:
 
 
 class LeakCount(TypedDict):
-    """What was found for one set: its name, its items, those that some training row repeats, and such rows."""
+    """What was found for one set: its name, its items, those that some training row repeats, and such rows; the last
+    two by strong evidence.
+    """
 
     set: str
     items: int
@@ -98,7 +107,7 @@ def find_leaks(train: Sequence[Record], sets: Mapping[str, Sequence[Item]]) -> t
 
 
 def leaks(dataset: Dataset, evaluation: Mapping[str, Path], *, workers: int = 1) -> tuple[list[Entry], LeakTable]:
-    """Drop the training examples that repeat validation examples or items of evaluation sets.
+    """Drop the training examples that repeat validation examples or items of evaluation sets; flag those that may.
 
     Args:
         dataset: after its split; without one there is no validation to leak.
@@ -132,8 +141,8 @@ def leaks(dataset: Dataset, evaluation: Mapping[str, Path], *, workers: int = 1)
     entries = [
         Entry(
             ids[leak.row],
-            "drop",
-            f"leak: {leak.set}",
+            "drop" if leak.strong else "flag",
+            f"leak: {leak.set}" if leak.strong else f"may be a leak: {leak.set}",
             field=leak.field if "." in leak.field or leak.field == "text" else "",
             score=round(leak.score, 4),
             counterpart=leak.item,
@@ -178,8 +187,9 @@ def _judged(built: Sequence[EvalSet], found: Sequence[Sequence[Match]]) -> tuple
             score, owners = _compare(one, match)
             if not owners:
                 continue
-            items.update(owners)
-            rows.add(match.row)
+            if score >= STRONG:
+                items.update(owners)
+                rows.add(match.row)
             where = min(one.items[at].where for at in owners)
             part = "prompt" if one.index.parts[match.text] == PROMPT else "answer"
             leak = Leak(match.row, match.field, one.name, where, part, match.how, score, one.texts[match.text])

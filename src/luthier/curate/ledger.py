@@ -1,13 +1,18 @@
 """The ledger: one Parquet file for each pass of a step over the dataset, written once and never changed.
 
+Its entries are in the order of the batches that their records are in: those of a batch lie together, and reading
+a batch takes no look at the others.
+
 A pass that takes something back is a file too: entries with action "undo", whose counterpart is the number of the pass
 and whose record is one example, or "" for all of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from luthier.curate.example import Entry
 
@@ -19,7 +24,7 @@ NAMES = ("record", "action", "reason", "field", "start", "end", "score", "counte
 
 
 def schema() -> "pa.Schema":
-    """Columns of a ledger file: those of `Entry`."""
+    """Columns of entries: those of `Entry`."""
     import pyarrow as pa
 
     types = {"start": pa.int32(), "end": pa.int32(), "score": pa.float64()}
@@ -33,27 +38,46 @@ def to_table(entries: Sequence[Entry]) -> "pa.Table":
     return pa.table({name: [getattr(entry, name) for entry in entries] for name in NAMES}, schema=schema())
 
 
-def to_entries(table: "pa.Table") -> Iterable[Entry]:
+def to_entries(table: "pa.Table") -> Iterator[Entry]:
     """Entries of a table, in order."""
     columns: list[Any] = [table.column(name).to_pylist() for name in NAMES]
     return (Entry(*values) for values in zip(*columns, strict=True))
 
 
-def write_pass(path: Path, entries: Sequence[Entry]) -> None:
-    """Write a ledger file."""
+def write_pass(path: Path, entries: Sequence[Entry], batches: np.ndarray) -> None:
+    """Write a ledger file.
+
+    Args:
+        batches: (n,) int32, the batch of each entry's record; −1 for an entry about no single record.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(to_table(entries), path, compression="zstd")
+    order = np.argsort(batches, kind="stable")
+    table = to_table(entries).append_column("batch", pa.array(batches, pa.int32())).take(order)
+    pq.write_table(table, path, compression="zstd")
 
 
 def read_pass(path: Path) -> "pa.Table":
     """A ledger file's table; the last ones that were read are kept, as every batch needs them."""
+    return _read(path, *_facts(path))[0]
+
+
+def read_batch(path: Path, index: int) -> "pa.Table":
+    """The part of a ledger file that is about batch `index`, in the order in which it was said."""
+    table, batches = _read(path, *_facts(path))
+    first, stop = np.searchsorted(batches, [index, index + 1])
+    return table.slice(first, stop - first)
+
+
+def _facts(path: Path) -> tuple[int, int]:
     facts = path.stat()
-    return _read(path, facts.st_mtime_ns, facts.st_size)
+    return facts.st_mtime_ns, facts.st_size
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, changed: int, size: int) -> "pa.Table":
+def _read(path: Path, changed: int, size: int) -> tuple["pa.Table", np.ndarray]:
     import pyarrow.parquet as pq
 
-    return pq.read_table(path)
+    table = pq.read_table(path)
+    return table, table["batch"].to_numpy()

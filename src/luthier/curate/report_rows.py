@@ -34,7 +34,7 @@ class Row:
 def rows_of(view: View, index: int, only: Collection[str] | None = None) -> list[Row]:
     """Batch `index`, every row of it, or only those with these ids."""
     stored = [row for row in view.stored(index) if only is None or row.id in only]
-    entries = view.entries([row.id for row in stored])
+    entries = view.entries(index)
     return [_row(row, tuple(entries.get(row.id, ()))) for row in stored]
 
 

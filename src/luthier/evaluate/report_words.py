@@ -118,8 +118,10 @@ _LIMITS = Remark(
 
 
 def _split_remark(run: RunSummary, comparison: Comparison) -> Remark:
+    if run.recipe.get("allow_leaks"):
+        return Remark("care", "allow_leaks is set: training records that repeat held-out ones are trained on.")
     if run.recipe.get("val_datasets"):
-        return Remark("care", "The held-out records come from val_datasets; nothing checks that training lacks them.")
+        return Remark("good", "The held-out records come from val_datasets; no training record repeats one of them.")
     if comparison.groups == comparison.rows:
         return Remark(
             "note",

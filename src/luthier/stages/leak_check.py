@@ -30,6 +30,12 @@ def check_leaks(train: Sequence[Record], validation: Sequence[Record], recipe: R
             accounts.notes.append(
                 f"{count['set']}: {count['items_leaked']} of {count['items']:,} items occur in the training data"
             )
+    if weak := len({leak.row for leak in leaks} - {leak.row for leak in leaks if leak.strong}):
+        accounts.notes.append(
+            f"{weak:,} training record{'' if weak == 1 else 's'} may repeat what it is measured by (half of a prompt "
+            "or answer and more): `luthier data clean` marks them for review"
+        )
+    leaks = [leak for leak in leaks if leak.strong]
     if not leaks:
         return
     rows = len({leak.row for leak in leaks})
