@@ -129,6 +129,17 @@ def test_convert(desk: Desk) -> None:
     assert "exists already" in err
 
 
+def test_a_recipe_names_its_data_and_its_split(desk: Desk) -> None:
+    text = "base_model: nowhere\ndatasets: [more.jsonl]\nval_set_size: 0.4\nseed: 3\noutput_dir: run\n"
+    (desk.folder / "more.yaml").write_text(text)
+    out, _ = desk.run("data", "clean", "more.yaml", "--out", "from-recipe")
+    assert "val_set_size 0.4 and seed 3 are used" in out
+    state = json.loads((desk.folder / "from-recipe" / "dataset.json").read_text())
+    assert [source["name"] for source in state["sources"]] == ["more.jsonl"]
+    (split,) = [made for made in state["passes"] if made["step"] == "split"]
+    assert split["parameters"] == {"val_size": 0.4, "seed": 3}
+
+
 def test_diff(desk: Desk) -> None:
     desk.run("data", "clean", "fruit.jsonl", "--out", "other", "--val-size", "0.2", "--skip", "dedup")
     out, _ = desk.run("data", "diff", "other", "made")

@@ -72,9 +72,9 @@ def _sources(paths: list[Path]) -> tuple[list[Path], dict[str, object]]:
         return paths, {}
     from luthier.recipe import load_recipe
 
-    recipe = load_recipe(paths[0])
+    recipe = load_recipe(paths[0]).recipe
     note(f"{paths[0]}: its datasets, val_set_size {recipe.val_set_size} and seed {recipe.seed} are used")
-    return [dataset.path for dataset in recipe.datasets], {"val_size": recipe.val_set_size, "seed": recipe.seed}
+    return [Path(dataset.path) for dataset in recipe.datasets], {"val_size": recipe.val_set_size, "seed": recipe.seed}
 
 
 def show(dataset: "Dataset") -> None:
