@@ -217,9 +217,18 @@ def _similarity(one: str, other: str, common: np.ndarray) -> float:
     """Jaccard similarity of the pieces of two prompts; 0 when their numbers or the pieces that tell differ."""
     if Counter(_NUMBER.findall(one)) != Counter(_NUMBER.findall(other)):
         return 0.0
-    first, second = (np.unique(pieces([text])[0]) for text in (one, other))
-    own = _jaccard(np.setdiff1d(first, common), np.setdiff1d(second, common))
-    return _jaccard(first, second) if own >= OWN_SIMILAR else 0.0
+    first, second = _pieces_of(one), _pieces_of(other)
+    likeness = _jaccard(first, second)
+    if likeness < SIMILAR:
+        return likeness
+    own = _jaccard(*(part[~np.isin(part, common, assume_unique=True)] for part in (first, second)))
+    return likeness if own >= OWN_SIMILAR else 0.0
+
+
+@lru_cache(maxsize=1 << 16)
+def _pieces_of(text: str) -> np.ndarray:
+    """The different pieces of a text, sorted; kept, since a prompt that follows a template is compared with many."""
+    return np.unique(pieces([text])[0])
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
