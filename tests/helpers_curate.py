@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.core.files import canonical_json
 from luthier.curate.example import Example
-from luthier.curate.folder import Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import Dataset, Stored, create, example_id
 from luthier.data.records import Message, Record
 
 
@@ -19,11 +20,11 @@ def stored(records: Sequence[Record], *, source: str = "rows.jsonl", category: s
     copies: Counter[str] = Counter()
     rows = []
     for number, record in enumerate(records, 1):
-        content = canonical(record.as_json())
+        content = canonical_json(record.as_json())
         row_id = example_id(content, source, copies[content])
         copies[content] += 1
         where = record.where or f"{source}:{number}"
-        meta = canonical(dict(record.meta))
+        meta = canonical_json(dict(record.meta))
         rows.append(Stored(row_id, source, where, record.kind, content, record.group, category, meta))
     return rows
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.core.files import canonical_json
 from luthier.curate.example import Entry
-from luthier.curate.folder import QUARANTINED, Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import QUARANTINED, Dataset, Stored, create, example_id
 from luthier.data.records import Message, Record
 
 EVIL = "</script><script>alert('x')</script>\"><img src=x onerror=alert(1)><!-- \u2028 & {{ 7*7 }}"
@@ -13,14 +14,14 @@ EVIL = "</script><script>alert('x')</script>\"><img src=x onerror=alert(1)><!-- 
 
 def stored(prompt: str, answer: str, *, source: str = "a.jsonl", line: int = 1, category: str = "") -> Stored:
     """A conversation of two turns as a stored row."""
-    content = canonical(Record(messages=(Message("user", prompt), Message("assistant", answer))).as_json())
+    content = canonical_json(Record(messages=(Message("user", prompt), Message("assistant", answer))).as_json())
     where = f"{source}:{line}"
     return Stored(example_id(content, source, line), source, where, "conversation", content, category=category)
 
 
 def unreadable(line: str, *, source: str = "a.jsonl", number: int = 1) -> Stored:
     """A row that no format fits."""
-    content = canonical({"line": line})
+    content = canonical_json({"line": line})
     return Stored(example_id(content, source, number), source, f"{source}:{number}", QUARANTINED, content)
 
 

@@ -17,11 +17,12 @@ from helpers_curate import make_dataset, talk
 from luthier.core.files import hash_file
 from luthier.curate.clean import Plan, clean
 from luthier.curate.example import Entry, Example
-from luthier.curate.folder import STATE, Dataset
+from luthier.curate.folder import Dataset
 from luthier.curate.history import undo
 from luthier.curate.run import Budget, run_steps
 from luthier.curate.step import Step
 from luthier.curate.work import finish, working
+from luthier.data.dataset_folder import STATE
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "shutil.rmtree", "os.truncate"}
 KILLED = 137

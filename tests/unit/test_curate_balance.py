@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.core.files import canonical_json
 from luthier.curate.balance import BALANCED, OVER, Counted, balance, balance_counted, balance_table, divide
 from luthier.curate.example import Entry
-from luthier.curate.folder import Stored, canonical, create, example_id
+from luthier.curate.folder import Stored, create, example_id
 from luthier.curate.shares import REPLAY, mix
 from luthier.data.records import Message, Record
 
@@ -163,7 +164,7 @@ def test_over_a_folder(tmp_path: Path) -> None:
         made = []
         for index in range(number):
             record = Record((Message("user", f"{name} {index}"), Message("assistant", "word " * 100)))
-            content = canonical(record.as_json())
+            content = canonical_json(record.as_json())
             made.append(Stored(example_id(content, name, 0), name, "", "conversation", content, category=category))
         return made
 

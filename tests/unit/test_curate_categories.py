@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.core.files import canonical_json
 from luthier.curate.categories import (
     Item,
     by_clusters,
@@ -18,7 +19,7 @@ from luthier.curate.categories import (
 )
 from luthier.curate.example import Entry, Example
 from luthier.curate.fold import fold
-from luthier.curate.folder import Stored, canonical, create, example_id
+from luthier.curate.folder import Stored, create, example_id
 from luthier.curate.kmeans import k_means
 from luthier.data.records import Message, Record
 
@@ -63,7 +64,7 @@ def test_a_category_is_an_entry_and_the_fold_applies_it() -> None:
 
 
 def test_over_a_folder(tmp_path: Path) -> None:
-    content = canonical(talk("Explain it", "It adds.").record.as_json())
+    content = canonical_json(talk("Explain it", "It adds.").record.as_json())
     row = Stored(example_id(content, "a", 0), "a", "a:1", "conversation", content)
     (tmp_path / "set").mkdir()
     dataset = create(tmp_path / "set", [row], [], "0")

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from helpers_records import FAST, records
 from luthier.core.errors import DataError
 from luthier.curate import convert_rows
-from luthier.curate.convert import NOT_THE_SAME, convert, convert_dataset, convert_files, is_dataset
+from luthier.curate.convert import NOT_THE_SAME, convert, convert_dataset, convert_files
 from luthier.curate.convert_rows import TARGETS
 from luthier.curate.convert_write import write_rows
 from luthier.curate.example import Example
 from luthier.curate.folder import create
 from luthier.curate.intake import read_sources
+from luthier.data.dataset_folder import is_dataset_folder
 from luthier.data.formats import detect, parse
 from luthier.data.records import Message, Record
 
@@ -246,7 +247,7 @@ def test_a_dataset_folder_is_converted_as_it_stands(tmp_path: Path) -> None:
     dataset = create(tmp_path / "set", intake.rows, intake.sources, "1")
     dataset.add("read", 1, {}, intake.entries)
     dataset.commit({})
-    assert is_dataset(tmp_path / "set") and not is_dataset(tmp_path)
+    assert is_dataset_folder(tmp_path / "set") and not is_dataset_folder(tmp_path)
     done = convert_dataset(tmp_path / "set", tmp_path / "b.json", "messages")
     assert json.loads((tmp_path / "b.json").read_text()) == [{"messages": [QUESTION, REPLY]}]
     assert (done.rows_in, done.rows_out, done.left_out) == (2, 1, {"plain text": 1})

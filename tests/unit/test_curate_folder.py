@@ -11,13 +11,14 @@ from helpers_curate import make_dataset, stored, talk
 from luthier.core.errors import DataError
 from luthier.curate.example import Entry, Example
 from luthier.curate.fold import REVIEWED, fold
-from luthier.curate.folder import QUARANTINED, STATE, Dataset, Stored
+from luthier.curate.folder import QUARANTINED, Dataset, Stored
 from luthier.curate.history import diff, undo, why
 from luthier.curate.materialise import data_path, materialise
 from luthier.curate.personal import PERSONAL
 from luthier.curate.run import Budget, add_pass, run_steps
 from luthier.curate.step import Step
 from luthier.curate.work import catch_up
+from luthier.data.dataset_folder import STATE
 from luthier.data.records import Message, Record, record_from_json
 
 RECORDS = [talk(f"Question {number}?", f"answer {number} ") for number in range(10)]

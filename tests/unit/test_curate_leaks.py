@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.core.files import canonical_json
 from luthier.curate.example import Entry
-from luthier.curate.folder import Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import Dataset, Stored, create, example_id
 from luthier.curate.leaks import find_leaks, held_out, leaks
 from luthier.curate.leaks_index import Item, build, common, load_index
 from luthier.curate.leaks_items import item_of, read_items
@@ -350,10 +351,12 @@ def test_unknown_evaluation_rows_are_refused(tmp_path: Path) -> None:
 def folder_of(path: Path, records: Sequence[Record]) -> tuple[Dataset, list[str]]:
     """A dataset folder of records, and their ids."""
     path.mkdir()
-    contents = [canonical(record.as_json()) for record in records]
+    contents = [canonical_json(record.as_json()) for record in records]
     ids = [example_id(content, "s", at) for at, content in enumerate(contents)]
     rows = [
-        Stored(ids[at], "s", f"s:{at + 1}", record.kind, contents[at], record.group, "", canonical(dict(record.meta)))
+        Stored(
+            ids[at], "s", f"s:{at + 1}", record.kind, contents[at], record.group, "", canonical_json(dict(record.meta))
+        )
         for at, record in enumerate(records)
     ]
     return create(path, rows, [], "0"), ids

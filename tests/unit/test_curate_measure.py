@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.files import canonical_json
 from luthier.curate.example import Example
-from luthier.curate.folder import Stored, canonical, create, example_id
+from luthier.curate.folder import Stored, create, example_id
 from luthier.curate.lexical import BLOCK, SAMPLE_WORDS, WINDOW, Sample, variety
 from luthier.curate.measure import Lengths, add_up, marginals, measure, measure_batch
 from luthier.curate.tokens import AnswerTokens, estimate_tokens, trained_texts
@@ -136,7 +137,7 @@ def test_over_a_folder(tmp_path: Path) -> None:
     def rows() -> list[Stored]:
         made = []
         for example in pile(50):
-            content = canonical(example.record.as_json())
+            content = canonical_json(example.record.as_json())
             name, category = example.source, example.category
             made.append(
                 Stored(example_id(content, name, 0), name, f"{name}:1", "conversation", content, category=category)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.core.files import canonical_json
 from luthier.curate.choose import scores, select_examples
 from luthier.curate.difficulty import ranks_within_lengths
 from luthier.curate.example import Entry
-from luthier.curate.folder import Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import Dataset, Stored, create, example_id
 from luthier.curate.select import Candidate, Selection, select
 from luthier.data.records import Message, Record
 
@@ -155,7 +156,7 @@ def dataset(tmp_path: Path) -> Dataset:
     rows = []
     for index in range(6):
         record = Record((Message("user", f"Question {index}"), Message("assistant", "Yes.")))
-        content, meta = canonical(record.as_json()), canonical({"grade": index / 2} if index else {})
+        content, meta = canonical_json(record.as_json()), canonical_json({"grade": index / 2} if index else {})
         rows.append(Stored(example_id(content, "a", 0), "a", f"a:{index}", "conversation", content, meta=meta))
     return create(tmp_path, rows, [], "0")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.files import canonical_json
 from luthier.curate.example import Entry
-from luthier.curate.folder import Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import Dataset, Stored, create, example_id
 from luthier.curate.groups import BOTH
 from luthier.curate.sides import JOINED, side_counts, split_sides
 from luthier.data.records import Message, Record
@@ -22,9 +23,9 @@ def talk(at: int, prompt: str = "", answer: str = "", group: str = "", **meta: o
 def stored(records: Sequence[Record], source: str = "s", category: str = "") -> list[Stored]:
     rows = []
     for record in records:
-        content = canonical(record.as_json())
+        content = canonical_json(record.as_json())
         name = example_id(content, source, len(rows))
-        meta = canonical(dict(record.meta))
+        meta = canonical_json(dict(record.meta))
         rows.append(Stored(name, source, "", record.kind, content, record.group, category, meta))
     return rows
 

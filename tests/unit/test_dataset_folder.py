@@ -8,12 +8,10 @@ import pytest
 
 from helpers_runs import events, make_recipe, rows_of, talk, write_rows
 from luthier.core.errors import DataError
-from luthier.core.files import read_json, write_json
-from luthier.curate import folder as folder_room
+from luthier.core.files import canonical_json, read_json, write_json
 from luthier.curate.example import Entry
-from luthier.curate.folder import Dataset, Stored, canonical, create, example_id
+from luthier.curate.folder import Dataset, Stored, create, example_id
 from luthier.curate.materialise import materialise
-from luthier.data import dataset_folder
 from luthier.data.dataset_folder import is_dataset_folder, read_sides, repeated
 from luthier.data.formats import to_record
 from luthier.data.records import Message, Record
@@ -32,9 +30,9 @@ def make_folder(
     path.mkdir()
     rows = []
     for record in (*train, *validation):
-        content = canonical(record.as_json())
+        content = canonical_json(record.as_json())
         name = example_id(content, "s", len(rows))
-        rows.append(Stored(name, "s", "", record.kind, content, record.group, "", canonical(dict(record.meta))))
+        rows.append(Stored(name, "s", "", record.kind, content, record.group, "", canonical_json(dict(record.meta))))
     dataset = create(path, rows, [], "0")
     sides = ["train"] * len(train) + ["validation"] * len(validation)
     if validation:
@@ -225,7 +223,3 @@ def test_an_evaluation_set_that_is_not_understood_stops_a_run(home: Path, chat_m
     exam = write_rows(tmp_path / "exam.jsonl", [{"premise": "a", "hypothesis": "b"}])
     with pytest.raises(DataError, match=r"exam\.jsonl:1: no prompt in this evaluation row"):
         train(make_recipe(chat_model, file, tmp_path / "a", eval_sets=[exam]))
-
-
-def test_training_reads_the_format_that_curation_writes() -> None:
-    assert (dataset_folder.FORMAT, dataset_folder.STATE) == (folder_room.FORMAT, folder_room.STATE)

@@ -48,11 +48,12 @@ def convert(
     side: Annotated[str | None, typer.Option(help="Of a dataset folder, only train or validation.")] = None,
 ) -> None:
     """Write rows in another format; what it cannot hold is left out and counted."""
-    from luthier.curate.convert import convert_dataset, convert_files, is_dataset
+    from luthier.curate.convert import convert_dataset, convert_files
+    from luthier.data.dataset_folder import is_dataset_folder
 
     if output.exists():
         raise DataError("exists already", where=str(output), fix="choose another --out, or delete it first")
-    folders = [path for path in paths if is_dataset(path)]
+    folders = [path for path in paths if is_dataset_folder(path)]
     if folders and len(paths) > 1:
         raise DataError("a dataset folder is converted by itself", where=str(folders[0]), fix="give it alone")
     if side is not None and (not folders or side not in ("train", "validation")):

@@ -82,9 +82,14 @@ def hash_bytes(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def hash_json(value: Any) -> str:
     """sha256 in hex of a JSON value in canonical form (sorted keys, no spaces)."""
-    return hash_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8"))
+    return hash_bytes(canonical_json(value).encode("utf-8"))
 
 
 def hash_file(path: Path) -> str:

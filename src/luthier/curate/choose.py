@@ -8,7 +8,7 @@ from typing import Literal
 from luthier.core.errors import DataError
 from luthier.curate.difficulty import DIFFICULTY, ranks_within_lengths
 from luthier.curate.folder import Dataset
-from luthier.curate.ledger import UNDO, read_pass, to_entries
+from luthier.curate.ledger import read_pass, to_entries
 from luthier.curate.select import Candidate, Method, Selection, select
 
 By = Literal["difficulty", "length"]
@@ -16,11 +16,8 @@ By = Literal["difficulty", "length"]
 
 def scores(dataset: Dataset, reason: str) -> dict[str, float]:
     """Example → the latest score of this reason that was not taken back."""
-    gone, found = dataset.view.retracted(), {}
-    for made in dataset.passes:
-        without = gone.get(made.number, set())
-        if made.step == UNDO or without is None:
-            continue
+    found: dict[str, float] = {}
+    for made, without in dataset.view.holding():
         for entry in to_entries(read_pass(dataset.path / made.file)):
             if entry.action == "score" and entry.reason == reason and entry.record not in without:
                 found[entry.record] = entry.score

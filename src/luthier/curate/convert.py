@@ -17,7 +17,7 @@ from luthier.core.errors import DataError
 from luthier.curate.convert_rows import TARGETS, CannotHold, row_of
 from luthier.curate.convert_write import SUFFIXES, write_rows
 from luthier.curate.example import Example
-from luthier.curate.folder import QUARANTINED, STATE, Dataset, Stored
+from luthier.curate.folder import QUARANTINED, Dataset, Stored
 from luthier.curate.intake import read_sources
 from luthier.data.formats import parse
 from luthier.data.records import record_from_json
@@ -127,11 +127,6 @@ def convert_dataset(path: Path, out: Path, to: str, *, side: str | None = None) 
     read: Counter[str] = Counter()
     made, left_out = _write(_counted(chosen, read), out, to)
     return Converted(read["rows"], made, {}, left_out, {}, [])
-
-
-def is_dataset(path: Path) -> bool:
-    """Whether a path is a dataset folder, for `convert_dataset`, and no data files."""
-    return (path / STATE).is_file()
 
 
 def _examples(rows: Iterable[Stored], read: Counter[str]) -> Iterator[Example]:

@@ -26,14 +26,13 @@ from luthier.core.files import hash_file, hash_json, read_json, write_json
 from luthier.curate.example import Entry, Example
 from luthier.curate.fold import fold, outcome
 from luthier.curate.ledger import UNDO, read_batch, read_pass, to_entries, write_pass
+from luthier.data.dataset_folder import FORMAT, STATE, is_dataset_folder
 from luthier.data.records import record_from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1  # of the folder; raise it when an older Luthier could misread it
 BATCH = 2048  # records of a row group, which is what a worker gets at a time
-STATE = "dataset.json"
 PRELOAD = (
     "luthier.curate.run", "luthier.curate.repair", "luthier.curate.defects", "luthier.curate.language",
     "luthier.curate.slop", "luthier.curate.personal", "luthier.curate.near", "luthier.curate.leaks",
@@ -58,11 +57,6 @@ class Stored:
 
 
 COLUMNS = tuple(Stored.__slots__)
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values have equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def example_id(content: str, source: str, copy: int) -> str:
@@ -119,13 +113,16 @@ class View:
                         gone.setdefault(number, set()).add(entry.record)
         return gone
 
+    def holding(self) -> list[tuple[Pass, set[str]]]:
+        """The passes that were not taken back as a whole, each with the records that it was taken back for."""
+        gone = self.retracted()
+        kept = [(made, gone.get(made.number, set())) for made in self.passes if made.step != UNDO]
+        return [(made, without) for made, without in kept if without is not None]
+
     def entries(self, index: int) -> dict[str, list[tuple[int, Entry]]]:
         """What holds for each example of batch `index`, with the number of its pass, in order; nothing taken back."""
-        gone, found = self.retracted(), {}
-        for made in self.passes:
-            without = gone.get(made.number, set())
-            if made.step == UNDO or without is None:
-                continue
+        found: dict[str, list[tuple[int, Entry]]] = {}
+        for made, without in self.holding():
             for entry in to_entries(read_batch(self.path / made.file, index)):
                 if entry.record not in without:
                     found.setdefault(entry.record, []).append((made.number, entry))
@@ -192,7 +189,7 @@ class Dataset:
         self.path = path
         self._pool: ProcessPoolExecutor | None = None
         self._places: tuple[np.ndarray, np.ndarray] | None = None  # all ids, sorted, and the batch of each
-        if not (path / STATE).is_file():
+        if not is_dataset_folder(path):
             raise DataError("no dataset folder", where=str(path), fix="make one with `luthier data clean FILES --out`")
         try:
             self.state: dict[str, Any] = read_json(path / STATE)
@@ -224,11 +221,11 @@ class Dataset:
         Args:
             files: only batches of these records files; None is all of them.
         """
-        return self._map(View.examples, function, workers, files)
+        return self.map_batches(View.examples, function, workers, files)
 
     def map_folded(self, function: Callable[[list[Folded]], T], *, workers: int = 1) -> Iterator[T]:
         """As `map`, with every row that was ever read and what became of it."""
-        return self._map(View.folded, function, workers, None)
+        return self.map_batches(View.folded, function, workers, None)
 
     def categories(self) -> dict[str, str]:
         """Example → category, of all that is in the dataset."""
@@ -238,13 +235,14 @@ class Dataset:
             made |= view.categories(index)
         return made
 
-    def _map(
+    def map_batches(
         self,
         make: Callable[[View, int], list[Any]],
         function: Callable[[list[Any]], T],
         workers: int,
         files: Collection[str] | None,
     ) -> Iterator[T]:
+        """Call a picklable function with what `make` makes of the view and each batch's number; as `map` otherwise."""
         view = self.view
         call = partial(_call, view, make, function)
         indices = [index for index, (file, _) in enumerate(view.batches) if files is None or file in files]

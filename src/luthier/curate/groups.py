@@ -19,7 +19,7 @@ import numpy as np
 from luthier.curate.folder import Dataset, Folded
 from luthier.curate.leaks_index import LONG, TRIVIAL
 from luthier.curate.leaks_text import tokenise, whole
-from luthier.curate.ledger import UNDO, read_pass
+from luthier.curate.ledger import read_pass
 from luthier.data.split import Key, key_of
 
 BOTH: Final = "ties both sides"  # reason of a record that was refused a side; it ties nothing any more
@@ -154,11 +154,7 @@ def _pairs(dataset: Dataset) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    gone = dataset.view.retracted()
-    for made in dataset.passes:
-        without = gone.get(made.number, set())
-        if made.step == UNDO or without is None:
-            continue
+    for made, without in dataset.view.holding():
         table = read_pass(dataset.path / made.file)
         tells = pc.is_in(table["action"], value_set=pa.array(["duplicate", "flag"]))
         table = table.filter(pc.and_(tells, pc.not_equal(table["counterpart"], "")))

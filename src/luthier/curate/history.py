@@ -107,8 +107,7 @@ def undo(dataset: Dataset, *, step: str | None = None, record: str | None = None
 
 def active(dataset: Dataset) -> set[str]:
     """The steps of which a pass holds."""
-    gone = dataset.view.retracted()
-    return {made.step for made in dataset.passes if made.step != UNDO and gone.get(made.number, set()) is not None}
+    return {made.step for made, _ in dataset.view.holding()}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError
-from luthier.core.files import hash_file
+from luthier.core.files import canonical_json, hash_file
 from luthier.curate.example import Entry
-from luthier.curate.folder import QUARANTINED, STATE, Stored, canonical, example_id
+from luthier.curate.folder import QUARANTINED, Stored, example_id
+from luthier.data.dataset_folder import is_dataset_folder
 from luthier.data.formats import READABLE, detect, leftovers, parse, reason_of
 from luthier.data.formats_values import Repair
 from luthier.data.read import data_files
@@ -69,7 +70,7 @@ def _files(paths: Sequence[Path], notes: list[str]) -> list[tuple[str, Path]]:
     """(source name, file), sorted by name."""
     found: list[tuple[Path, Path]] = []  # the folder that names begin after, and the file
     for path in paths:
-        if (path / STATE).is_file():
+        if is_dataset_folder(path):
             raise DataError("is a dataset folder, no data file", where=str(path), fix="give the files it was made from")
         files, ignored = data_files(path)
         found += [(path.absolute().parent, file.absolute()) for file in files]
@@ -146,7 +147,7 @@ class _Copies:
 
 
 def _stored(record: Record, source: str, where: str, category: str, meta: Mapping[str, Any], copies: _Copies) -> Stored:
-    content = canonical(record.as_json())
+    content = canonical_json(record.as_json())
     kept = _json(meta) if meta else "{}"
     return Stored(copies.id(content), source, where, record.kind, content, record.group, category, kept)
 

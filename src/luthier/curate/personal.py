@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from luthier.core.files import canonical_json
 from luthier.curate.example import Entry, Example, fields_of
 from luthier.curate.national import lettered_nationals, named_ids, nationals
 from luthier.curate.personal_money import bitcoin, cards, ibans
@@ -204,7 +205,7 @@ def _call_edits(record: str, field: str, text: str, find: Find, names: Placehold
     for kind in dict.fromkeys(span.kind for leaf in leaves for span in find(leaf)):
         told: list[tuple[str, str, Span]] = []
         content = _replaced(json.loads(text), kind, find, names, told)
-        after = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        after = canonical_json(content)
         yield Entry(
             record, "edit", REASONS[_family(kind)], field, 0, 0, float(len(told)),
             before=text, after=after, detail=_detail(kind, told),

@@ -122,7 +122,7 @@ def summarise(dataset: Dataset, *, workers: int = 1) -> Summary:
     rows_in = sum(item["rows"] for item in dataset.state["records"])
     every = max(1, ceil(rows_in / MEASURED))
     total = _Part()
-    for number, part in enumerate(dataset._map(rows_of, partial(_count, every), workers, None), 1):
+    for number, part in enumerate(dataset.map_batches(rows_of, partial(_count, every), workers, None), 1):
         _merge(total, part)
         if number % 16 == 0:
             total.before, total.after = [_added(total.before)], [_added(total.after)]

@@ -8,9 +8,10 @@ from pathlib import Path
 from luthier.core.errors import DataError
 from luthier.core.lock import RunLock
 from luthier.curate.example import Entry, Example
-from luthier.curate.folder import STATE, Dataset, Pass
+from luthier.curate.folder import Dataset, Pass
 from luthier.curate.materialise import materialise
 from luthier.curate.step import Step
+from luthier.data.dataset_folder import is_dataset_folder
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def working(path: Path) -> Iterator[Dataset]:
         DataError: it is no dataset folder, or is damaged.
         RunError: another process is working on it.
     """
-    if not (path / STATE).is_file():
+    if not is_dataset_folder(path):
         raise DataError("no dataset folder", where=str(path), fix="make one with `luthier data clean FILES --out DIR`")
     with RunLock(path):
         dataset = Dataset(path)
