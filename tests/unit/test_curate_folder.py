@@ -285,3 +285,14 @@ def test_what_comes_back_is_caught_up_with(tmp_path: Path) -> None:
 
 def drop_mail(examples: Sequence[Example]) -> list[Entry]:
     return [Entry(example.id, "drop", "mail") for example in examples if "@" in example.answer]
+
+
+def test_entries_find_their_batch_in_whatever_order_they_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.curate.folder.BATCH", 3)
+    dataset = make_dataset(tmp_path / "d", RECORDS)
+    ids = [row.id for row in stored(RECORDS)]
+    dataset.add("first", 1, {}, [Entry(key, "flag", f"mark {number}") for number, key in enumerate(ids)][::-1])
+    flags = [sorted(example.flags) for batch in dataset.map(list) for example in batch]
+    assert flags == [[f"mark {number}"] for number in range(10)]
