@@ -26,10 +26,13 @@ def assert_within_budget(ours: Tensor, plain: Tensor, truth: Tensor, *, margin: 
 
 def assert_same(ours: Tensor, truth: Tensor, *, tolerance: float, what: str = "") -> None:
     """Largest difference at most `tolerance` of the truth's largest value."""
+    assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, not {tuple(truth.shape)}"
+    if truth.numel() == 0:
+        return
     error = (ours.double() - truth.double()).abs()
     limit = tolerance * max(truth.abs().max().item(), 1e-30)
-    worst = int(error.argmax()) if error.numel() else 0
-    assert error.numel() == 0 or error.max().item() <= limit, (
+    worst = int(error.argmax())
+    assert error.max().item() <= limit, (
         f"{what}: differs by {error.max().item():.3e}, allowed {limit:.3e}, at flat index {worst}: "
         f"{ours.flatten()[worst].item():.8g} against {truth.flatten()[worst].item():.8g}"
     )

@@ -35,7 +35,7 @@ def test_from_recipe_to_answers(chat_model: Path, conversations: Path, tmp_path:
     question = "What is a violin?"
     tuned, base = luthier.load(result.run_dir), luthier.load(chat_model)
     try:
-        assert torch.equal(tuned.decoder.head, base.decoder.head)
+        assert torch.equal(tuned.decoder.head.dense(), base.decoder.head.dense())
         answers = [tuned.answer(question, max_new_tokens=12, base=is_base) for is_base in (False, True)]
         assert answers[1] == base.answer(question, max_new_tokens=12)
         assert answers[0] != answers[1], "the adapter changes nothing"

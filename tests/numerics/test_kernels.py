@@ -9,6 +9,8 @@ from torch import Tensor
 from helpers_numerics import assert_same, assert_within_budget, randn
 from luthier.kernels.attention import attention, attention_cached
 from luthier.kernels.attention.naive import attention as attention_naive
+from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack, frozen_linear
+from luthier.kernels.frozen_linear.naive import frozen_linear as frozen_linear_naive
 from luthier.kernels.lora_linear import lora_linear
 from luthier.kernels.lora_linear.naive import lora_linear as lora_linear_naive
 from luthier.kernels.rms_norm import rms_norm
@@ -77,6 +79,43 @@ def test_rope_turns_only_the_first_heads(tokens: int, heads: int, values: int, s
     compare(ours, naive, [randn(tokens, (heads + values) * size)])
 
 
+def test_frozen_linear_gives_x_a_gradient() -> None:
+    weight, bias = randn(9, 24, seed=1), randn(9, seed=2)
+
+    def with_(f: Op) -> Op:
+        return lambda x: f(x, DenseWeight(weight.to(x.dtype)), bias.to(x.dtype))
+
+    compare(with_(frozen_linear), with_(frozen_linear_naive), [randn(13, 24)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keep_backward", [True, False])
+@pytest.mark.parametrize(("rows", "n", "m"), [(0, 8, 24), (1, 8, 24), (13, 33, 75), (130, 48, 16)])
+def test_packed_weights_multiply_as_dense_ones(
+    rows: int, n: int, m: int, keep_backward: bool, dtype: torch.dtype
+) -> None:
+    if not can_pack(dtype, torch.device("cpu")):
+        pytest.skip("oneDNN has no packed weights of this dtype here")
+    weight, bias, x = randn(n, m, seed=1, dtype=dtype), randn(n, seed=2, dtype=dtype), randn(rows, m, dtype=dtype)
+    packed = PackedWeight(weight, keep_backward=keep_backward)
+    dy = randn(rows, 2 * n, seed=3, dtype=dtype)[:, ::2]  # not contiguous, as a slice of a merged gradient
+    assert torch.equal(packed.dense(), weight)
+
+    def run(held: FrozenWeight) -> list[Tensor]:
+        return [held.forward(x, bias), held.forward(x, None), held.backward(dy), held.backward(dy)]
+
+    for ours, plain in zip(run(packed), run(DenseWeight(weight)), strict=True):
+        assert ours.dtype == dtype and ours.shape == plain.shape
+        if dtype == torch.bfloat16:
+            assert torch.equal(ours, plain)
+        else:
+            assert_same(ours, plain, tolerance=1e-5)
+
+
+def test_only_the_cpu_packs_and_only_what_it_multiplies() -> None:
+    assert not can_pack(torch.bfloat16, torch.device("cuda")) and not can_pack(torch.float64, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("outs", "rank"), [([8], 4), ([12, 4, 4], 2), ([5, 5], 1), ([33], 16)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_lora_linear(outs: list[int], rank: int, biased: bool) -> None:
@@ -87,7 +126,7 @@ def test_lora_linear(outs: list[int], rank: int, biased: bool) -> None:
 
     def with_(f: Op) -> Op:
         def call(x: Tensor, a: Tensor, *bs: Tensor) -> Tensor:
-            return f(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), a, list(bs), 0.5)
+            return f(x, DenseWeight(weight.to(x.dtype)), None if bias is None else bias.to(x.dtype), a, list(bs), 0.5)
 
         return call
 
@@ -96,7 +135,8 @@ def test_lora_linear(outs: list[int], rank: int, biased: bool) -> None:
 
 def test_lora_linear_keeps_float32_gradients_of_bf16_products() -> None:
     a, b = randn(4, 24, dtype=torch.float32, grad=True), randn(8, 4, dtype=torch.float32, grad=True)
-    y = lora_linear(randn(5, 24, dtype=torch.bfloat16), randn(8, 24, dtype=torch.bfloat16), None, a, [b], 2.0)
+    weight = DenseWeight(randn(8, 24, dtype=torch.bfloat16))
+    y = lora_linear(randn(5, 24, dtype=torch.bfloat16), weight, None, a, [b], 2.0)
     y.sum().backward()
     assert y.dtype == torch.bfloat16 and a.grad.dtype == b.grad.dtype == torch.float32
 
@@ -106,7 +146,7 @@ def test_selected_logprobs(rows: int, vocab: int) -> None:
     head, targets = randn(vocab, 12, seed=1), torch.arange(rows) * 5 % vocab
 
     def with_(f: Op) -> Op:
-        return lambda hidden: f(hidden, head.to(hidden.dtype), targets)
+        return lambda hidden: f(hidden, DenseWeight(head.to(hidden.dtype)), targets)
 
     compare(with_(selected_logprobs), with_(selected_logprobs_naive), [randn(rows, 12)])
 
@@ -114,7 +154,7 @@ def test_selected_logprobs(rows: int, vocab: int) -> None:
 def test_selected_logprobs_survives_extreme_logits() -> None:
     hidden = torch.tensor([[1e4], [-1e4]], dtype=torch.float64, requires_grad=True)
     head = torch.tensor([[1.0], [0.5], [-1.0]], dtype=torch.float64)
-    logps = selected_logprobs(hidden, head, torch.tensor([0, 0]))
+    logps = selected_logprobs(hidden, DenseWeight(head), torch.tensor([0, 0]))
     logps.sum().backward()
     assert logps.tolist() == [0.0, -2e4]
     assert torch.isfinite(hidden.grad).all()
@@ -123,7 +163,7 @@ def test_selected_logprobs_survives_extreme_logits() -> None:
 def test_selected_logprobs_does_not_touch_its_inputs() -> None:
     hidden, head = randn(20, 8, dtype=torch.float32), randn(30, 8, seed=1, dtype=torch.float32)
     before = hidden.clone(), head.clone()
-    selected_logprobs(hidden, head, torch.zeros(20, dtype=torch.long))
+    selected_logprobs(hidden, DenseWeight(head), torch.zeros(20, dtype=torch.long))
     assert torch.equal(hidden, before[0]) and torch.equal(head, before[1])
 
 

@@ -61,9 +61,9 @@ def test_logits(twin: tuple[Path, Any]) -> None:
         truth = deepcopy(model).double()(tokens[None]).logits[0]
         rough = deepcopy(model).bfloat16()(tokens[None]).logits[0]
         segments = Segments.of([40])
-        assert_within_budget(decoder.hidden(tokens, segments) @ decoder.head.T, plain, truth, margin=1e-6)
+        assert_within_budget(decoder.logits(decoder.hidden(tokens, segments)), plain, truth, margin=1e-6)
         narrow = decoder_of(folder, torch.bfloat16)
-        assert_within_budget(narrow.hidden(tokens, segments) @ narrow.head.T, rough, truth, margin=2e-3)
+        assert_within_budget(narrow.logits(narrow.hidden(tokens, segments)), rough, truth, margin=2e-3)
 
 
 def as_peft(model: Any, folder: Path, adapter_dir: Path) -> Any:
@@ -80,9 +80,9 @@ def test_saved_adapter_means_the_same_in_peft(twin: tuple[Path, Any], tmp_path: 
     tokens = tokens_of(30)
     with torch.no_grad():
         theirs = as_peft(model, folder, tmp_path)(tokens[None]).logits[0]
-        ours = decoder.hidden(tokens, Segments.of([30]), adapter) @ decoder.head.T
-        again = decoder.hidden(tokens, Segments.of([30]), load_adapter(tmp_path, decoder.spec)) @ decoder.head.T
-        base = decoder.hidden(tokens, Segments.of([30])) @ decoder.head.T
+        ours = decoder.logits(decoder.hidden(tokens, Segments.of([30]), adapter))
+        again = decoder.logits(decoder.hidden(tokens, Segments.of([30]), load_adapter(tmp_path, decoder.spec)))
+        base = decoder.logits(decoder.hidden(tokens, Segments.of([30])))
     assert_same(ours, theirs, tolerance=2e-5)
     assert torch.equal(again, ours)
     assert (base - ours).abs().max() > 0.01 * base.abs().max()  # the adapter does something

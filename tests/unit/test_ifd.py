@@ -39,7 +39,7 @@ def mean_loss(decoder: Decoder, prompt: list[int], answer: list[int]) -> float:
     """Mean loss of `answer` after `prompt`, from the logits of one sequence by itself."""
     ids = torch.tensor([*prompt, *answer])
     with torch.no_grad():
-        logits = decoder.hidden(ids, Segments.of([len(ids)])) @ decoder.head.T
+        logits = decoder.logits(decoder.hidden(ids, Segments.of([len(ids)])))
     logprobs = logits.double().log_softmax(-1)[len(prompt) - 1 : -1]
     return -float(logprobs[torch.arange(len(answer)), ids[len(prompt) :]].mean())
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.kernels.attention import attention, attention_cached
+from luthier.kernels.frozen_linear import FrozenWeight, frozen_linear
 from luthier.kernels.lora_linear import lora_linear
 from luthier.kernels.rms_norm import rms_norm
 from luthier.kernels.rope import rope
@@ -28,15 +29,15 @@ from luthier.models.spec import Spec
 
 @dataclass
 class Linear:
-    """A frozen linear: weight (N, M), bias (N,) or None."""
+    """A frozen linear: weight W (N, M), bias (N,) or None."""
 
-    weight: Tensor
+    weight: FrozenWeight
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor, pair: Pair | None, scale: float) -> Tensor:
         """(T, M) → (T, N), with the adapter pair when there is one."""
         if pair is None:
-            return F.linear(x, self.weight, self.bias)
+            return frozen_linear(x, self.weight, self.bias)
         return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale)
 
 
@@ -71,7 +72,7 @@ class Cache:
 class Decoder:
     """A frozen base model in one dtype on one device."""
 
-    def __init__(self, spec: Spec, embedding: Tensor, layers: list[Layer], norm: Tensor, head: Tensor) -> None:
+    def __init__(self, spec: Spec, embedding: Tensor, layers: list[Layer], norm: Tensor, head: FrozenWeight) -> None:
         self.spec, self.embedding, self.layers, self.norm, self.head = spec, embedding, layers, norm, head
 
     @property
@@ -135,6 +136,10 @@ class Decoder:
             if cache.length > 0:
                 return attention_cached(q[0], keys, values, spec.window(index)).unsqueeze(0)
         return attention(qkv, segments, spec.num_heads, spec.num_kv_heads, spec.window(index))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states (N, D) → the next token's logits (N, V)."""
+        return frozen_linear(hidden, self.head, None)
 
     def logprobs(self, tokens: Tensor, segments: Segments, targets: Tensor, adapter: Adapter | None = None) -> Tensor:
         """Log-probability of the tokens at `targets`, each given the tokens before it in its segment and its parent.

@@ -60,7 +60,7 @@ def generate(
     for _ in range(size - len(prompt)):
         last = torch.tensor([len(tokens) - 1], device=decoder.device)
         hidden = decoder.hidden(tokens, segments, adapter, rows=last, cache=cache)  # (1, D)
-        token = _choose((hidden @ decoder.head.T)[0].float(), sampling, generator)
+        token = _choose(decoder.logits(hidden)[0].float(), sampling, generator)
         if token in stop_ids:
             return
         yield token

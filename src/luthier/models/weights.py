@@ -3,8 +3,9 @@
 Host memory holds the finished model and one tensor more, never two models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from luthier.core.errors import ModelError
+from luthier.core.hardware import memory
+from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
 from luthier.models.decoder import Decoder, Layer, Linear
 from luthier.models.folder import shard_files
 from luthier.models.lora import TARGETS, linear_shapes
@@ -53,6 +56,7 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
+    freeze = _freezer(spec, dtype, torch.device(device))
     with ExitStack() as stack:
         tensors = _Tensors(folder, stack)
 
@@ -62,14 +66,14 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
             return out
 
         def merged(prefix: str, names: Sequence[str], m: int, outs: Sequence[int], bias: bool) -> Linear:
-            linear = Linear(empty(sum(outs), m), empty(sum(outs)) if bias else None)
+            weight, added = empty(sum(outs), m), empty(sum(outs)) if bias else None
             row = 0
             for name, width in zip(names, outs, strict=True):
-                tensors.fill(linear.weight[row : row + width], f"{prefix}.{name}.weight")
-                if linear.bias is not None:
-                    tensors.fill(linear.bias[row : row + width], f"{prefix}.{name}.bias")
+                tensors.fill(weight[row : row + width], f"{prefix}.{name}.weight")
+                if added is not None:
+                    tensors.fill(added[row : row + width], f"{prefix}.{name}.bias")
                 row += width
-            return linear
+            return Linear(freeze(weight), added)
 
         embedding = empty(spec.vocab_size, spec.hidden_size)
         tensors.fill(embedding, "model.embed_tokens.weight")
@@ -89,12 +93,25 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
                 )
             )
         norm = vector("model.norm.weight")
-        head = embedding
+        output = embedding
         if not spec.tied:
-            head = empty(spec.vocab_size, spec.hidden_size)
-            tensors.fill(head, "lm_head.weight")
+            output = empty(spec.vocab_size, spec.hidden_size)
+            tensors.fill(output, "lm_head.weight")
+        head = freeze(output)
         _refuse_unknown(tensors, spec, folder)
     return Decoder(spec, embedding, layers, norm, head)
+
+
+def _freezer(spec: Spec, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], FrozenWeight]:
+    """How the weights of the linears are held: packed where this machine can.
+
+    Training with packed weights holds them twice; where that would take half of the free memory, they are held once.
+    """
+    if not can_pack(dtype, device):
+        return DenseWeight
+    numbers = spec.num_layers * sum(m * sum(outs) for m, outs in linear_shapes(spec).values())
+    numbers += spec.vocab_size * spec.hidden_size
+    return partial(PackedWeight, keep_backward=2 * numbers * dtype.itemsize <= memory().available // 2)
 
 
 def _refuse_unknown(tensors: _Tensors, spec: Spec, folder: Path) -> None:

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.kernels.frozen_linear import FrozenWeight
+
 CHUNK_ROWS = 256
 # The float32 work (exp, sum) runs on slices that stay in the cache of a CPU core; on GPUs the whole chunk is one slice.
 CPU_SLICE_ROWS = 16
 
 
-def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, out: Tensor, gradient: Tensor | None) -> None:
-    logits = hidden @ head.T  # (rows, V)
+def _chunk(hidden: Tensor, head: FrozenWeight, targets: Tensor, out: Tensor, gradient: Tensor | None) -> None:
+    logits = head.forward(hidden, None)  # (rows, V)
     rows = CPU_SLICE_ROWS if logits.device.type == "cpu" else len(logits)
     for part, target, logp in zip(logits.split(rows), targets.split(rows), out.split(rows), strict=True):
         wide = part.to(out.dtype)  # a copy, unless the dtypes agree and the logits themselves may be overwritten
@@ -31,16 +33,14 @@ def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, out: Tensor, gradient:
         total = wide.sub_(top).exp_().sum(-1, keepdim=True)
         logp.copy_((chosen - top - total.log()).squeeze(1))
         if gradient is not None:
-            wide.div_(total).scatter_add_(1, target.unsqueeze(1), -torch.ones_like(chosen))
-            if wide.data_ptr() != part.data_ptr():
-                part.copy_(wide)
+            torch.div(wide.scatter_add_(1, target.unsqueeze(1), -total), total, out=part)  # softmax − onehot
     if gradient is not None:
-        torch.mm(logits, head, out=gradient)
+        gradient.copy_(head.backward(logits))
 
 
 class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: FrozenWeight, targets: Tensor) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logps = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -57,12 +57,12 @@ class _SelectedLogprobs(torch.autograd.Function):
         return gradient * -dlogps.unsqueeze(1).to(gradient.dtype), None, None
 
 
-def selected_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def selected_logprobs(hidden: Tensor, head: FrozenWeight, targets: Tensor) -> Tensor:
     """log p(targets[t] | hidden[t]) for each row.
 
     Args:
         hidden: (T, D), only the rows whose log-probability is wanted.
-        head: (V, D) in hidden's dtype, frozen.
+        head: W (V, D) in hidden's dtype.
         targets: (T,) int64.
 
     Returns:
