@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers_numerics import assert_same, assert_within_budget, randn
 from luthier.kernels.attention import attention, attention_cached
 from luthier.kernels.attention.naive import attention as attention_naive
+from luthier.kernels.attention.products import product_attention
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack, frozen_linear
 from luthier.kernels.frozen_linear.naive import frozen_linear as frozen_linear_naive
 from luthier.kernels.lora_linear import lora_linear
@@ -165,6 +166,17 @@ def test_selected_logprobs_does_not_touch_its_inputs() -> None:
     before = hidden.clone(), head.clone()
     selected_logprobs(hidden, DenseWeight(head), torch.zeros(20, dtype=torch.long))
     assert torch.equal(hidden, before[0]) and torch.equal(head, before[1])
+
+
+def test_rows_behind_the_last_segment_get_zeros() -> None:
+    segments, qkv = Segments.of([2, 3], parents=[None, 0]), randn(8, 4 * 4, grad=True)
+    out = product_attention(qkv, segments, 2, 1)
+    alone = qkv[:5].detach().requires_grad_()
+    expected = product_attention(alone, Segments.of([2, 3], parents=[None, 0]), 2, 1)
+    assert torch.equal(out[:5], expected) and not out[5:].any()
+    out.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(qkv.grad[:5], alone.grad) and not qkv.grad[5:].any()
 
 
 SEGMENTS = [[1], [5], [3, 1, 7], [2, 300, 1, 40]]

@@ -91,8 +91,8 @@ class _Plan:
 
     layout: _Layout
     blocks: list[_Block]
-    out: Tensor  # (T·H,)
-    grads: Tensor  # (T·(H + 2G),); the row behind the last for what no block made alone
+    out: Tensor  # (T·H,); the row behind the last for tokens of no segment
+    grads: Tensor  # (T·(H + 2G),); the row behind the last for those, and for what no block made alone
 
 
 def _found(rows: list[Tensor], number: int) -> Tensor:
@@ -214,8 +214,9 @@ class _ProductAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, plan: _Plan) -> Tensor:
         size = qkv.shape[1] // plan.layout.width
         heads = qkv.view(-1, size)  # (T·(H + 2G), K)
-        made, kept = qkv.new_empty(sum(len(block.out) for block in plan.blocks), size), []
-        parts = made.split([len(block.out) for block in plan.blocks])
+        made, kept = qkv.new_empty(sum(len(block.out) for block in plan.blocks) + 1, size), []
+        made[-1] = 0
+        parts = made[:-1].split([len(block.out) for block in plan.blocks])
         for block, part in zip(plan.blocks, parts, strict=True):
             q, k, v = block.split(heads.index_select(0, block.read))
             p = _probabilities(q, k, block.mask)
@@ -265,6 +266,6 @@ class _ProductAttention(torch.autograd.Function):
 def product_attention(
     qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, window: int | None = None
 ) -> Tensor:
-    """As `op.attention`, on any device and in any dtype."""
+    """As `op.attention`, on any device and in any dtype; rows behind the last segment are allowed and get zeros."""
     layout = _Layout(len(qkv), num_heads, num_kv_heads, window, qkv.dtype)
     return _ProductAttention.apply(qkv.contiguous(), _plan(layout, segments, qkv.device))
