@@ -10,6 +10,8 @@ from helpers_numerics import assert_same, assert_within_budget, randn
 from helpers_runs import events, make_chat_model, make_recipe, write_conversations
 from luthier.kernels.attention import attention
 from luthier.kernels.attention.naive import attention as attention_naive
+from luthier.kernels.nf4 import dequantise, quantise
+from luthier.kernels.nf4.naive import dequantise as nf4_naive
 from luthier.kernels.segments import Segments
 from luthier.models.lora import Adapter
 from luthier.models.weights import load_decoder
@@ -45,6 +47,18 @@ def test_attention_on(
     for which, name in enumerate(("output", "gradient")):
         assert_within_budget(ours[which], plain[which], truth[which], margin=1e-2 if dtype.itemsize == 2 else 1e-5,
                              what=f"{name} on {device}")  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(33, 70), (128, 192), (96, 4160)])
+def test_nf4_on(device: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """The device quantises to the same bytes and unpacks them to the same bits as the naive form."""
+    weight = (randn(*shape) * 0.02).to(dtype)
+    there, here = quantise(weight.to(device)), quantise(weight)
+    assert torch.equal(there.codes.cpu(), here.codes)
+    made = dequantise(there, torch.empty(shape, dtype=dtype, device=device))
+    assert torch.equal(made, nf4_naive(there, dtype))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -10,7 +10,7 @@ from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FO
 
 SAMPLE = {
     "base_model": "other",
-    "adapter": "lora",
+    "adapter": "qlora",
     "datasets": "b.jsonl",
     "val_datasets": "v.jsonl",
     "val_set_size": "0.25",
@@ -49,7 +49,7 @@ def test_alias_is_read_as_its_field_and_announced(tmp_path, alias, field):
     value = SAMPLE.get(field, "64")
     loaded = load(tmp_path, f"{alias}: {value}", without=field)
     assert loaded.recipe == load(tmp_path, f"{field}: {value}", without=field).recipe
-    assert loaded.recipe != load(tmp_path).recipe or field == "adapter"  # the sample is no default
+    assert loaded.recipe != load(tmp_path).recipe  # the sample is no default
     assert loaded.notes == [f"{alias}: read as {field}"]
 
 

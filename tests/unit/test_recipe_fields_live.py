@@ -20,6 +20,7 @@ from luthier.stages.run import train
 BASE: dict[str, Any] = {"max_steps": 4, "eval_steps": 2, "save_steps": 1, "keep_checkpoints": 1}
 # field: (what both runs have, the changed value)
 CASES: dict[str, tuple[dict[str, Any], Any]] = {
+    "adapter": ({}, "qlora"),
     "lora_r": ({}, 3),
     "lora_alpha": ({}, 8),
     "val_set_size": ({}, 0.5),
@@ -42,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "dtype": ({}, "bf16"),
 }
 OWN_TESTS = {
-    "adapter", "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "max_new_tokens",
+    "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "max_new_tokens",
     "micro_batch_tokens", "on_bad_row", "output_dir", "val_datasets",
 }  # fmt: skip
 UNSAID = {"time", "seconds", "training_seconds", "tokens_per_second", "peak_rss_bytes", "recipe", "settings"}
@@ -144,9 +145,9 @@ def test_device() -> None:
             choose_place("cuda")
 
 
-def test_adapter_has_one_value_and_refuses_the_others(tmp_path: Path) -> None:
+def test_adapter_refuses_what_is_not_offered(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="adapter"):
-        Recipe(base_model="m", datasets=["d"], output_dir="o", adapter="qlora")
+        Recipe(base_model="m", datasets=["d"], output_dir="o", adapter="dora")
 
 
 def test_output_dir(home: Path, chat_model: Path, conversations: Path, tmp_path: Path) -> None:

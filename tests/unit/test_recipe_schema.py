@@ -46,7 +46,7 @@ DEFAULTS = {
 }
 
 ALLOWED = {
-    "adapter": "lora",
+    "adapter": "lora or qlora",
     "lora_r": "a whole number from 1 to 512",
     "lora_alpha": "a whole number above 0",
     "datasets": "a list of at least one file",
@@ -179,9 +179,8 @@ def test_wrong_values_say_field_allowed_values_and_what_was_given(field, value, 
 @pytest.mark.parametrize(
     ("field", "value", "fix"),
     [
-        ("adapter", "qlora", "this version trains LoRA over a bf16 base: write adapter: lora"),
-        ("adapter", "dora", "this version trains LoRA over a bf16 base: write adapter: lora"),
-        ("adapter", "none", "this version trains LoRA over a bf16 base: write adapter: lora"),
+        ("adapter", "dora", "this version trains LoRA: write adapter: lora, or qlora for a base in 4 bits"),
+        ("adapter", "none", "this version trains LoRA: write adapter: lora, or qlora for a base in 4 bits"),
         ("lr_scheduler", "cosin", "did you mean cosine?"),
         ("dtype", "bfloat16", "write bf16"),
         ("learning_rate", "1e-4", "write the number without quotes"),

@@ -47,8 +47,10 @@ def show_check(result: "Check") -> None:
         "model",
         f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)",
     )
+    kind = "QLoRA (base in 4 bits)" if prepared.recipe.nf4 else "LoRA"
     table.add_row(
-        "adapter", f"LoRA rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters"
+        "adapter",
+        f"{kind}, rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters",
     )
     table.add_row("compute", prepared.place.why)
     for source in accounts.sources:

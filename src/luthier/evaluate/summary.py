@@ -224,7 +224,7 @@ def read_summary(run_dir: Path) -> RunSummary:
         started=next((when for event in events if (when := time(event)) is not None), None),
         model=text(model.get("name")),
         model_info=model,
-        adapter=f"LoRA, rank {adapter['r']}" if "r" in adapter else "",
+        adapter=_adapter_words(adapter),
         adapter_parameters=number(adapter, "parameters"),
         total_steps=None if total_steps is None else int(total_steps),
         steps=tuple(steps),
@@ -249,6 +249,13 @@ def read_summary(run_dir: Path) -> RunSummary:
         dtype=text(start.get("dtype")),
         device=text(start.get("device")),
     )
+
+
+def _adapter_words(adapter: Mapping[str, Any]) -> str:
+    """ "LoRA, rank 16", "QLoRA over nf4, rank 16"; "" where the event does not say."""
+    if "r" not in adapter:
+        return ""
+    return f"{'QLoRA over nf4' if adapter.get('base') == 'nf4' else 'LoRA'}, rank {adapter['r']}"
 
 
 def _train_step(step: int, event: Mapping[str, Any]) -> TrainStep:

@@ -5,12 +5,13 @@ cannot express is refused by name here, before any weight is read.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ModelError
 from luthier.core.files import read_json
+from luthier.models.prequantised import require_nf4
 from luthier.models.rope_scaling import RopeScaling, read_rope
 
 
@@ -33,6 +34,7 @@ class Spec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    nf4: bool = False  # the linears are stored as NF4
     windows: tuple[int | None, ...] = ()  # one a layer; empty: every layer sees the whole segment
 
     def window(self, layer: int) -> int | None:
@@ -43,6 +45,12 @@ class Spec:
     def qkv_sizes(self) -> tuple[int, int, int]:
         """Output features of q, k and v."""
         return self.num_heads * self.head_size, *(2 * (self.num_kv_heads * self.head_size,))
+
+    @property
+    def num_linear_parameters(self) -> int:
+        """Weights of the layers' linears, which is what a 4-bit base quantises."""
+        d, f, (q, k, v) = self.hidden_size, self.ffn_size, self.qkv_sizes
+        return self.num_layers * (d * (q + k + v) + q * d + 3 * d * f)
 
     @property
     def num_parameters(self) -> int:
@@ -123,11 +131,8 @@ def spec_from_config(config: Mapping[str, Any], *, where: str = "config.json") -
     if activation != "silu":
         raise ModelError(f'activation "{activation}" is not supported in this version (only silu)', where=where)
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unknown method")
-        raise ModelError(
-            f"the weights are already quantised ({method})", where=where, fix="choose the bf16 version of the model"
-        )
+        require_nf4(config["quantization_config"], where)
     try:
-        return FAMILIES[kind](config)
+        return replace(FAMILIES[kind](config), nf4=bool(config.get("quantization_config")))
     except KeyError as error:
         raise ModelError(f"the field {error} is missing", where=where) from None

@@ -1,79 +1,89 @@
 """Base weights from a Hugging Face folder into a `Decoder`, tensor by tensor, merged where the decoder merges.
 
-Host memory holds the finished model and one tensor more, never two models.
+Host memory holds the finished model and one tensor more, never two models; with NF4 it never holds the model in bf16.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from luthier.core.errors import ModelError
 from luthier.core.hardware import memory
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
+from luthier.kernels.nf4 import NF4Weight
 from luthier.models.decoder import Decoder, Layer, Linear
-from luthier.models.folder import shard_files
 from luthier.models.lora import TARGETS, linear_shapes
 from luthier.models.spec import Spec, read_spec
+from luthier.models.tensors import Tensors
+
+NF4_BYTES = 0.516  # a weight: half a byte, and a byte and a little for each 64
 
 
-class _Tensors:
-    """The tensors of a folder by name, over all its safetensors files, each read when asked for."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
-        self.files = {}
-        for path in shard_files(folder):
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except (SafetensorError, FileNotFoundError) as error:
-                raise ModelError(f"cannot be read: {error}", where=str(path)) from None
-            self.files |= dict.fromkeys(file.keys(), file)
-
-    def fill(self, out: Tensor, name: str) -> None:
-        """Copy tensor `name` into `out`, converting its dtype."""
-        if name not in self.files:
-            raise ModelError(f"the tensor {name} is missing", where=str(self.folder))
-        stored = self.files[name].get_tensor(name)
-        if stored.shape != out.shape:
-            shapes = f"{tuple(stored.shape)}, and config.json says {tuple(out.shape)}"
-            raise ModelError(f"the tensor {name} is {shapes}", where=str(self.folder))
-        out.copy_(stored)
+def base_bytes(spec: Spec, dtype: torch.dtype, device: torch.device, *, nf4: bool = False) -> int:
+    """Memory of the frozen base while it is trained on, in bytes."""
+    linears, wide = spec.num_linear_parameters, dtype.itemsize
+    rest = (spec.num_parameters - linears) * wide
+    head = spec.vocab_size * spec.hidden_size * wide
+    copies = (2 if _keeps_both(spec, dtype) else 1) if can_pack(dtype, device) else 0
+    head_copies = copies * head if spec.tied else max(copies - 1, 0) * head  # a tied table is also kept as it is
+    if nf4:
+        largest = max(m * sum(outs) for m, outs in linear_shapes(spec).values())
+        return int(linears * NF4_BYTES) + largest * wide + rest + head_copies
+    return linears * wide * max(copies, 1) + rest + head_copies
 
 
-def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Decoder:
-    """The model in `folder`, its weights in `dtype` on `device`.
+def _keeps_both(spec: Spec, dtype: torch.dtype) -> bool:
+    """Whether packed weights are also kept in the backward's layout: where both take less than half of what is free."""
+    numbers = spec.num_linear_parameters + spec.vocab_size * spec.hidden_size
+    return 2 * numbers * dtype.itemsize <= memory().available // 2
+
+
+def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", nf4: bool = False) -> Decoder:
+    """The model in `folder`, on `device`, computing in `dtype`.
+
+    Args:
+        nf4: hold the linears of the layers as NF4, a quarter of bf16, unpacked for each product. What is stored as NF4
+            stays so whatever this says.
 
     Raises:
         ModelError: unsupported architecture, or weights missing, damaged or of another shape than the config says.
     """
-    spec = read_spec(folder)
+    spec, device = read_spec(folder), torch.device(device)
+    nf4 = nf4 or spec.nf4
+    packs = can_pack(dtype, device)
+    keep_backward = packs and _keeps_both(spec, dtype)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    freeze = _freezer(spec, dtype, torch.device(device))
+    def freeze(weight: Tensor) -> FrozenWeight:
+        return PackedWeight(weight, keep_backward=keep_backward) if packs else DenseWeight(weight)
+
     with ExitStack() as stack:
-        tensors = _Tensors(folder, stack)
+        tensors = Tensors(folder, stack)
 
         def vector(name: str) -> Tensor:
             out = empty(spec.hidden_size)
             tensors.fill(out, name)
             return out
 
+        def stacked(names: Sequence[str], outs: Sequence[int], *rest: int) -> Tensor:
+            out = empty(sum(outs), *rest)
+            for name, rows in zip(names, out.split(list(outs)), strict=True):
+                tensors.fill(rows, name)
+            return out
+
         def merged(prefix: str, names: Sequence[str], m: int, outs: Sequence[int], bias: bool) -> Linear:
-            weight, added = empty(sum(outs), m), empty(sum(outs)) if bias else None
-            row = 0
-            for name, width in zip(names, outs, strict=True):
-                tensors.fill(weight[row : row + width], f"{prefix}.{name}.weight")
-                if added is not None:
-                    tensors.fill(added[row : row + width], f"{prefix}.{name}.bias")
-                row += width
-            return Linear(freeze(weight), added)
+            weights = [f"{prefix}.{name}.weight" for name in names]
+            if nf4:
+                shapes = [torch.Size((width, m)) for width in outs]
+                parts = [tensors.nf4(name, shape, device) for name, shape in zip(weights, shapes, strict=True)]
+                weight: FrozenWeight = NF4Weight(parts, dtype)
+            else:
+                weight = freeze(stacked(weights, outs, m))
+            return Linear(weight, stacked([f"{prefix}.{name}.bias" for name in names], outs) if bias else None)
 
         embedding = empty(spec.vocab_size, spec.hidden_size)
         tensors.fill(embedding, "model.embed_tokens.weight")
@@ -98,35 +108,5 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
             output = empty(spec.vocab_size, spec.hidden_size)
             tensors.fill(output, "lm_head.weight")
         head = freeze(output)
-        _refuse_unknown(tensors, spec, folder)
+        tensors.refuse_unknown(spec)
     return Decoder(spec, embedding, layers, norm, head)
-
-
-def _freezer(spec: Spec, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], FrozenWeight]:
-    """How the weights of the linears are held: packed where this machine can.
-
-    Training with packed weights holds them twice; where that would take half of the free memory, they are held once.
-    """
-    if not can_pack(dtype, device):
-        return DenseWeight
-    numbers = spec.num_layers * sum(m * sum(outs) for m, outs in linear_shapes(spec).values())
-    numbers += spec.vocab_size * spec.hidden_size
-    return partial(PackedWeight, keep_backward=2 * numbers * dtype.itemsize <= memory().available // 2)
-
-
-def _refuse_unknown(tensors: _Tensors, spec: Spec, folder: Path) -> None:
-    """A tensor that the decoder has no place for (a q/k norm, a bias) would be silently left out: refuse instead."""
-    known = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
-    ends = {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.rotary_emb.inv_freq"}
-    biased = {"qkv": spec.qkv_bias, "o": spec.o_bias, "gate_up": spec.mlp_bias, "down": spec.mlp_bias}
-    for merged, names in TARGETS.items():
-        for name in names:
-            ends |= {f"{name}.weight", f"{name}.bias"} if biased[merged] else {f"{name}.weight"}
-    known |= {f"model.layers.{index}.{end}" for index in range(spec.num_layers) for end in ends}
-    unknown = sorted(tensors.files.keys() - known)
-    if unknown:
-        raise ModelError(
-            f"the weights hold {len(unknown)} tensors that a {spec.family} model has no place for, "
-            f"the first is {unknown[0]}",
-            where=str(folder),
-        )

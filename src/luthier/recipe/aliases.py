@@ -65,7 +65,7 @@ DATASET_ALIASES: dict[str, str] = {
 _BATCH = "the batch is a budget of tokens here: 8 rows of about 512 tokens are batch_tokens: 4096"
 _MICRO = f"{_BATCH}; micro_batch_tokens bounds one pass and may stay auto"
 _PACKED = "remove the line: rows are always packed without padding and never see each other"
-_BITS = "remove the line: this version trains over an unquantised base; dtype chooses bf16 or fp32"
+_BITS = "for a base in 4 bits (NF4) write adapter: qlora, else remove the line; dtype chooses what products run in"
 _MEMORY = "remove the line; if memory runs out, lower micro_batch_tokens"
 _DTYPE = "write dtype: bf16, fp32 or auto"
 _ATTENTION = "remove the line: attention is chosen to fit the device"
@@ -203,11 +203,10 @@ DATASET_FOREIGN: dict[str, str] = {
     "tags": _STANDARD_KEYS,
 }
 
-_LORA_ONLY = "this version trains LoRA over a bf16 base: write adapter: lora"
+_LORA_ONLY = "this version trains LoRA: write adapter: lora, or qlora for a base in 4 bits"
 
 # (field, value other tools take) → what to write here
 VALUE_ADVICE: dict[tuple[str, str], str] = {
-    ("adapter", "qlora"): f"{_LORA_ONLY} (a 4-bit base is not offered)",
     ("adapter", "dora"): f"{_LORA_ONLY} (DoRA is not offered)",
     ("adapter", "none"): f"{_LORA_ONLY} (training all weights is not offered)",
     ("adapter", "full"): f"{_LORA_ONLY} (training all weights is not offered)",

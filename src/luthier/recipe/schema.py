@@ -66,7 +66,9 @@ class Recipe(BaseModel):
 
     # What is trained
     base_model: Text = Field(description="model folder, name in the model store, or hub id already on disk")
-    adapter: Literal["lora"] = Field("lora", description="what is trained beside the frozen base")
+    adapter: Literal["lora", "qlora"] = Field(
+        "lora", description="lora trains beside a base in dtype, qlora beside one in 4 bits (NF4)"
+    )
     lora_r: int = Field(16, ge=1, le=512, description="rank of the adapter's matrices")
     lora_alpha: int = Field(32, gt=0, description="the adapter's output is scaled by lora_alpha / lora_r")
 
@@ -113,6 +115,11 @@ class Recipe(BaseModel):
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="number format of the base and activations")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the training runs")
     output_dir: Text = Field(description="folder of the run: events, checkpoints, adapter, report")
+
+    @property
+    def nf4(self) -> bool:
+        """Whether the base is held in 4 bits."""
+        return self.adapter == "qlora"
 
     @field_validator("base_model", "chat_template", "output_dir", mode="before")
     @classmethod

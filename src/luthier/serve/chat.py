@@ -112,10 +112,10 @@ def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat
         ModelError: the base model is not on this machine, or the adapter does not fit it.
     """
     path = Path(what)
-    template_file, adapter_dir, note = None, None, ""
+    template_file, adapter_dir, note, nf4 = None, None, "", False
     if (path / EVENTS_FILE).is_file():
         recipe: Recipe = load_recipe(path / "recipe.yaml").recipe
-        base_model, template_file = recipe.base_model, recipe.chat_template
+        base_model, template_file, nf4 = recipe.base_model, recipe.chat_template, recipe.nf4
         adapter_dir = path / "adapter"
         if not adapter_dir.is_dir():
             adapter_dir, _ = newest_good(path)
@@ -133,6 +133,6 @@ def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat
     tokenizer = Tokenizer(model_dir)
     file = Path(template_file) if template_file else None
     template = load_template(tokenizer, today=date.today(), file=file)
-    decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device)
+    decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device, nf4=nf4)
     adapter = load_adapter(adapter_dir, decoder.spec, device=place.device) if adapter_dir else None
     return Chat(str(what), decoder, adapter, Renderer(tokenizer, template), note)

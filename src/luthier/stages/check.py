@@ -8,6 +8,7 @@ from luthier.core.events import EVENTS_FILE
 from luthier.core.hardware import free_disk, memory
 from luthier.models.lora import adapter_size
 from luthier.models.spec import Spec
+from luthier.models.weights import base_bytes
 from luthier.recipe import Recipe
 from luthier.stages.prepare import Prepared, Say, prepare
 
@@ -101,7 +102,7 @@ def costs(prepared: Prepared) -> Check:
     stream = max(prepared.settings.micro_batch_tokens, longest)
     width = prepared.place.dtype.itemsize
     needed = int(
-        spec.num_parameters * width
+        base_bytes(spec, prepared.place.dtype, prepared.place.device, nf4=recipe.nf4 or spec.nf4)
         + 16 * parameters
         + stream * activation_bytes(spec, width) * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
         + 3 * 256 * spec.vocab_size * width

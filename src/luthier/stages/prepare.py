@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from luthier.core.errors import RecipeError
 from luthier.core.files import hash_bytes
 from luthier.data.records import Record
 from luthier.data.render import Renderer, Row
@@ -91,6 +92,12 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
     """
     model_dir = resolve_model(recipe.base_model)
     facts, spec = check_model_folder(model_dir), read_spec(model_dir)
+    if spec.nf4 and not recipe.nf4:
+        raise RecipeError(
+            "the weights of the model are stored in 4 bits",
+            where=f"adapter: {recipe.adapter}",
+            fix="write adapter: qlora",
+        )
     place = choose_place(recipe.device, recipe.dtype)
     today = today or date.today()
     renderer = open_renderer(model_dir, recipe.chat_template, today=today)

@@ -171,7 +171,7 @@ class _Run:
         self.base_model = str(self.prepared.model_dir) if local else self.recipe.base_model
         keep_freed_memory()
         prepared, recipe, device = self.prepared, self.recipe, self.prepared.place.device
-        self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device)
+        self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device, nf4=recipe.nf4)
         self.adapter = Adapter(prepared.spec, recipe.lora_r, recipe.lora_alpha, seed=recipe.seed, device=device)
         self.optimizer = make_optimizer(self.adapter, recipe)
 
@@ -248,7 +248,12 @@ class _Run:
         return {
             "recipe": self.recipe.model_dump(),
             "model": manifest["model"],
-            "adapter": {"r": adapter.rank, "alpha": adapter.alpha, "parameters": adapter.num_parameters},
+            "adapter": {
+                "base": "nf4" if self.recipe.nf4 else prepared.place.dtype_name,
+                "r": adapter.rank,
+                "alpha": adapter.alpha,
+                "parameters": adapter.num_parameters,
+            },
             "data": {
                 "rows_in": accounts.rows_in,
                 "train_rows": len(prepared.train),
