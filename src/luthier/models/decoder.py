@@ -5,6 +5,8 @@
                  x = x + down(swiglu(gate_up(norm(x))))         gate|up is one linear
     hidden = norm(x)
 
+Some families also norm each head of q and k, or leave RoPE out in some layers.
+
 There is no batch and no padding: segments of one (T,) stream see only themselves. The base weights are frozen plain
 tensors; an `Adapter` (or none, for the base itself) is an argument, not a part of the model.
 """
@@ -55,6 +57,8 @@ class Layer:
     mlp_norm: Tensor  # (D,)
     gate_up: Linear  # (T, D) → (T, 2F)
     down: Linear  # (T, F) → (T, D)
+    q_norm: Tensor | None = None  # (K,)
+    k_norm: Tensor | None = None  # (K,)
 
 
 class Cache:
@@ -121,7 +125,10 @@ class Decoder:
             pairs = adapter.layers[index] if adapter else None
             scale = adapter.scale if adapter else 0.0
             qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs and pairs["qkv"], scale)
-            qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
+            if layer.q_norm is not None and layer.k_norm is not None:
+                qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
+            if index not in spec.unturned:
+                qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
             attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
             if rows is not None and index == len(self.layers) - 1:
                 x, attended = x[rows], attended[rows]  # nothing after the last attention looks at the other tokens
@@ -132,6 +139,13 @@ class Decoder:
             cache.length += len(tokens)
         hidden = rms_norm(x, self.norm, spec.norm_eps)
         return hidden[: len(tokens)] if rows is None else hidden
+
+    def _norm_heads(self, qkv: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
+        """Each head of q and k normalised by itself; v as it was."""
+        size, eps = self.spec.head_size, self.spec.norm_eps
+        q, k, v = qkv.split(self.spec.qkv_sizes, dim=1)
+        q, k = (rms_norm(x.reshape(-1, size), norm, eps).view(len(x), -1) for x, norm in ((q, q_norm), (k, k_norm)))
+        return torch.cat([q, k, v], 1)
 
     def _missing_rows(self, number: int) -> int:
         """How many rows fill `number` rows up."""

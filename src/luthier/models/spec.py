@@ -35,7 +35,9 @@ class Spec:
     o_bias: bool = False
     mlp_bias: bool = False
     nf4: bool = False  # the linears are stored as NF4
+    head_norms: bool = False  # each head of q and k passes an RMSNorm before RoPE
     windows: tuple[int | None, ...] = ()  # one a layer; empty: every layer sees the whole segment
+    unturned: frozenset[int] = frozenset()  # layers without RoPE
 
     def window(self, layer: int) -> int | None:
         """Tokens that layer `layer` looks back over, itself included; None is all."""
@@ -57,7 +59,8 @@ class Spec:
         """Weights of the base model, the tied table counted once."""
         d, f, (q, k, v) = self.hidden_size, self.ffn_size, self.qkv_sizes
         biases = self.qkv_bias * (q + k + v) + self.o_bias * d + self.mlp_bias * (2 * f + d)
-        layer = d * (q + k + v) + q * d + 3 * d * f + 2 * d + biases
+        norms = 2 * d + 2 * self.head_size * self.head_norms
+        layer = d * (q + k + v) + q * d + 3 * d * f + norms + biases
         return self.num_layers * layer + d + (1 if self.tied else 2) * self.vocab_size * d
 
 
@@ -90,18 +93,41 @@ def _mistral(config: Mapping[str, Any]) -> Spec:
     return Spec(family="mistral", **_common(config), windows=windows)
 
 
+def _some_windows(config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Windows of models that use them in some layers only."""
+    if not (config.get("use_sliding_window") and config.get("sliding_window")):
+        return ()
+    full = config.get("max_window_layers", config["num_hidden_layers"])
+    kinds = config.get("layer_types") or [
+        "full_attention" if layer < full else "sliding_attention" for layer in range(config["num_hidden_layers"])
+    ]
+    return tuple(config["sliding_window"] if kind == "sliding_attention" else None for kind in kinds)
+
+
 def _qwen2(config: Mapping[str, Any]) -> Spec:
-    windows: tuple[int | None, ...] = ()
-    if config.get("use_sliding_window") and config.get("sliding_window"):
-        full = config.get("max_window_layers", config["num_hidden_layers"])
-        kinds = config.get("layer_types") or [
-            "full_attention" if layer < full else "sliding_attention" for layer in range(config["num_hidden_layers"])
-        ]
-        windows = tuple(config["sliding_window"] if kind == "sliding_attention" else None for kind in kinds)
-    return Spec(family="qwen2", **_common(config), qkv_bias=True, windows=windows)
+    return Spec(family="qwen2", **_common(config), qkv_bias=True, windows=_some_windows(config))
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any]], Spec]] = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2}
+def _qwen3(config: Mapping[str, Any]) -> Spec:
+    bias = config.get("attention_bias", False)
+    windows = _some_windows(config)
+    return Spec(family="qwen3", **_common(config), qkv_bias=bias, o_bias=bias, head_norms=True, windows=windows)
+
+
+def _smollm3(config: Mapping[str, Any]) -> Spec:
+    interval = config.get("no_rope_layer_interval") or 4  # the last of every four has none where nothing is said
+    turned = config.get("no_rope_layers") or [(i + 1) % interval != 0 for i in range(config["num_hidden_layers"])]
+    unturned = frozenset(layer for layer, turns in enumerate(turned) if not turns)
+    return replace(_llama(config), family="smollm3", windows=_some_windows(config), unturned=unturned)
+
+
+FAMILIES: dict[str, Callable[[Mapping[str, Any]], Spec]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "smollm3": _smollm3,
+}
 
 
 def read_spec(folder: Path) -> Spec:

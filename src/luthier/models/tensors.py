@@ -82,6 +82,8 @@ class Tensors:
         for merged, names in TARGETS.items():
             for name in names:
                 ends |= {f"{name}.weight", f"{name}.bias"} if biased[merged] else {f"{name}.weight"}
+        if spec.head_norms:
+            ends |= {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
         known |= {f"model.layers.{index}.{end}" for index in range(spec.num_layers) for end in ends}
         known |= {name + part for name in known if name + STATE in self._files for part in PARTS}
         unknown = sorted(self._files.keys() - known)

@@ -64,8 +64,8 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
     with ExitStack() as stack:
         tensors = Tensors(folder, stack)
 
-        def vector(name: str) -> Tensor:
-            out = empty(spec.hidden_size)
+        def vector(name: str, size: int = spec.hidden_size) -> Tensor:
+            out = empty(size)
             tensors.fill(out, name)
             return out
 
@@ -95,11 +95,13 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
                 name: merged(prefix, TARGETS[name], m, outs, biases[name])
                 for name, (m, outs) in linear_shapes(spec).items()
             }
+            heads = ("q_norm", "k_norm") if spec.head_norms else ()
             layers.append(
                 Layer(
                     attention_norm=vector(f"{prefix}.input_layernorm.weight"),
                     mlp_norm=vector(f"{prefix}.post_attention_layernorm.weight"),
                     **linears,
+                    **{name: vector(f"{prefix}.self_attn.{name}.weight", spec.head_size) for name in heads},
                 )
             )
         norm = vector("model.norm.weight")
