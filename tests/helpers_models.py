@@ -58,9 +58,9 @@ def decoder_of(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     return load_decoder(folder, dtype=dtype)
 
 
-def full_adapter(decoder: Decoder, *, rank: int = 4, alpha: float = 8, seed: int = 5) -> Adapter:
-    """An adapter that changes every linear: B is random, not zero."""
-    adapter = Adapter(decoder.spec, rank, alpha, seed=seed)
+def full_adapter(decoder: Decoder, *, rank: int = 4, alpha: float = 8, seed: int = 5, **kind: Any) -> Adapter:
+    """An adapter that changes each of its linears: B is random, not zero."""
+    adapter = Adapter(decoder.spec, rank, alpha, seed=seed, **kind)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for pairs in adapter.layers:

@@ -85,10 +85,18 @@ def as_peft(model: Any, folder: Path, adapter_dir: Path) -> Any:
     return peft.PeftModel.from_pretrained(fresh, adapter_dir, is_trainable=True)
 
 
-def test_saved_adapter_means_the_same_in_peft(twin: tuple[Path, Any], tmp_path: Path) -> None:
+KINDS_OF_ADAPTER: dict[str, dict[str, Any]] = {
+    "every linear": {},
+    "some of merged linears, none of others": {"targets": ["k_proj", "v_proj", "gate_proj"]},
+    "scaled by the root of the rank": {"rslora": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ADAPTER.values(), ids=KINDS_OF_ADAPTER)
+def test_saved_adapter_means_the_same_in_peft(twin: tuple[Path, Any], tmp_path: Path, kind: dict[str, Any]) -> None:
     folder, model = twin
     decoder = decoder_of(folder)
-    adapter = full_adapter(decoder)
+    adapter = full_adapter(decoder, **kind)
     save_adapter(adapter, tmp_path, base_model=str(folder))
     tokens = tokens_of(30)
     with torch.no_grad():
@@ -101,10 +109,11 @@ def test_saved_adapter_means_the_same_in_peft(twin: tuple[Path, Any], tmp_path: 
     assert (base - ours).abs().max() > 0.01 * base.abs().max()  # the adapter does something
 
 
-def test_gradients(twin: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS_OF_ADAPTER.values(), ids=KINDS_OF_ADAPTER)
+def test_gradients(twin: tuple[Path, Any], tmp_path: Path, kind: dict[str, Any]) -> None:
     folder, model = twin
     decoder = decoder_of(folder)
-    adapter = full_adapter(decoder)
+    adapter = full_adapter(decoder, **kind)
     save_adapter(adapter, tmp_path, base_model=str(folder))
     tokens, targets = tokens_of(30), torch.tensor([1, 2, 9, 15, 16, 29])
 
@@ -129,7 +138,7 @@ def test_gradients(twin: tuple[Path, Any], tmp_path: Path) -> None:
         return gradients
 
     truth = peft_gradients(torch.float64)
-    for dtype, margin in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+    for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
         ours, plain = our_gradients(dtype), peft_gradients(dtype)
         assert ours.keys() == plain.keys() == truth.keys()
         for name in truth:

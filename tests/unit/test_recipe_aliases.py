@@ -11,6 +11,8 @@ from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FO
 SAMPLE = {
     "base_model": "other",
     "adapter": "qlora",
+    "rslora": "true",
+    "lora_targets": "[q_proj]",
     "datasets": "b.jsonl",
     "val_datasets": "v.jsonl",
     "val_set_size": "0.25",
@@ -96,6 +98,7 @@ def test_advice_is_about_fields_and_values_that_are_not_accepted():
 
 def test_what_the_texts_say_to_write_exists():
     named = {"batch_tokens", "micro_batch_tokens", "dtype", "chat_template", "warmup_ratio", "eval_steps", "save_steps"}
-    named |= {"lora_alpha", "learning_rate", "weight_decay", "val_set_size", "val_datasets", "output_dir", "max_steps"}
+    named |= {"lora_targets", "learning_rate", "weight_decay", "val_set_size", "val_datasets", "output_dir"}
+    named |= {"max_steps"}
     assert named <= set(Recipe.model_fields)
     assert all(any(name in text for text in FOREIGN.values()) for name in named)

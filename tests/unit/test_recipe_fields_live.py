@@ -23,6 +23,8 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "adapter": ({}, "qlora"),
     "lora_r": ({}, 3),
     "lora_alpha": ({}, 8),
+    "rslora": ({}, True),
+    "lora_targets": ({}, ["q_proj", "v_proj", "up_proj"]),
     "val_set_size": ({}, 0.5),
     "sequence_len": ({}, 85),
     "too_long": ({"sequence_len": 85}, "drop"),

@@ -15,6 +15,8 @@ CHANGED = {
     "adapter": "qlora",
     "lora_r": 3,
     "lora_alpha": 7,
+    "rslora": True,
+    "lora_targets": ["q_proj", "down_proj"],
     "datasets": [{"path": "a b.jsonl", "type": "alpaca"}, {"path": "2026", "type": "text"}],
     "val_datasets": ["ü/値.jsonl"],
     "val_set_size": 0.0,

@@ -47,10 +47,12 @@ def show_check(result: "Check") -> None:
         "model",
         f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)",
     )
+    targets = prepared.recipe.lora_targets
+    where = "every linear" if targets == "all" else ", ".join(targets)
     kind = "QLoRA (base in 4 bits)" if prepared.recipe.nf4 else "LoRA"
     table.add_row(
         "adapter",
-        f"{kind}, rank {prepared.recipe.lora_r} on every linear, {big(result.adapter_parameters)} parameters",
+        f"{kind}, rank {prepared.recipe.lora_r} on {where}, {big(result.adapter_parameters)} parameters",
     )
     table.add_row("compute", prepared.place.why)
     for source in accounts.sources:

@@ -44,7 +44,7 @@ class Linear:
         """(T, M) → (T, N), with the adapter pair when there is one."""
         if pair is None:
             return frozen_linear(x, self.weight, self.bias)
-        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale)
+        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale, pair.starts)
 
 
 @dataclass
@@ -122,9 +122,9 @@ class Decoder:
         cos, sin = spec.rope.cos_sin(F.pad(segments.positions, (0, extra)) + start)  # (T, K/2)
         x = F.embedding(F.pad(tokens, (0, extra)), self.embedding)  # (T, D)
         for index, layer in enumerate(self.layers):
-            pairs = adapter.layers[index] if adapter else None
+            pairs = adapter.layers[index] if adapter else {}
             scale = adapter.scale if adapter else 0.0
-            qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs and pairs["qkv"], scale)
+            qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs.get("qkv"), scale)
             if layer.q_norm is not None and layer.k_norm is not None:
                 qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
             if index not in spec.unturned:
@@ -132,9 +132,9 @@ class Decoder:
             attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
             if rows is not None and index == len(self.layers) - 1:
                 x, attended = x[rows], attended[rows]  # nothing after the last attention looks at the other tokens
-            x = x + layer.o(attended, pairs and pairs["o"], scale)
-            gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs and pairs["gate_up"], scale)
-            x = x + layer.down(swiglu(gate_up), pairs and pairs["down"], scale)
+            x = x + layer.o(attended, pairs.get("o"), scale)
+            gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs.get("gate_up"), scale)
+            x = x + layer.down(swiglu(gate_up), pairs.get("down"), scale)
         if cache is not None:
             cache.length += len(tokens)
         hidden = rms_norm(x, self.norm, spec.norm_eps)

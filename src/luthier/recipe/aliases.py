@@ -16,6 +16,11 @@ ALIASES: dict[str, str] = {
     "lora_rank": "lora_r",
     "rank": "lora_r",
     "alpha": "lora_alpha",
+    "use_rslora": "rslora",
+    "peft_use_rslora": "rslora",
+    "lora_target": "lora_targets",
+    "lora_target_modules": "lora_targets",
+    "target_modules": "lora_targets",
     "dataset": "datasets",
     "train_datasets": "datasets",
     "val_dataset": "val_datasets",
@@ -70,7 +75,8 @@ _MEMORY = "remove the line; if memory runs out, lower micro_batch_tokens"
 _DTYPE = "write dtype: bf16, fp32 or auto"
 _ATTENTION = "remove the line: attention is chosen to fit the device"
 _TEMPLATE = "the model's own template is used; for another, write chat_template with the path of a .jinja file"
-_LINEARS = "remove the line: all linear layers of the decoder are trained in this version"
+_LINEARS = "remove the line: all linear layers of the decoder get an adapter, unless lora_targets names some"
+_WHOLE = "remove the line: this version trains adapters only, no whole layers"
 _OPTIMIZER = "remove the line: the optimizer is AdamW; learning_rate and weight_decay are its settings"
 _EVALS = "write eval_steps, the number of steps between two validations"
 _REPORT = "remove the line: every run writes events.jsonl, a report and TensorBoard files, all on this machine"
@@ -125,14 +131,10 @@ FOREIGN: dict[str, str] = {
     "xformers_attention": _ATTENTION,
     "template": _TEMPLATE,
     "lora_dropout": "remove the line: the adapter has no dropout in this version",
-    "lora_target": _LINEARS,
-    "lora_target_modules": _LINEARS,
     "lora_target_linear": _LINEARS,
-    "target_modules": _LINEARS,
-    "lora_modules_to_save": _LINEARS,
-    "modules_to_save": _LINEARS,
+    "lora_modules_to_save": _WHOLE,
+    "modules_to_save": _WHOLE,
     "use_dora": "remove the line: this version trains LoRA (adapter: lora)",
-    "use_rslora": "remove the line and set lora_alpha instead: the scale is lora_alpha / lora_r",
     "use_peft": "remove the line: adapter: lora is what is trained",
     "warmup_steps": "write warmup_ratio, a share of all steps: 10 steps of 200 are warmup_ratio: 0.05",
     "evals_per_epoch": _EVALS,

@@ -198,6 +198,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is Literal:
         *first, last = get_args(annotation)
         return f"{', '.join(first)} or {last}" if first else last
+    if origin is list and get_origin(get_args(annotation)[0]) is Literal:
+        return f"a list of {_allowed(get_args(annotation)[0])}"
     if origin is list:
         return "a list of at least one file" if any(isinstance(m, MinLen) for m in metadata) else "a list of files"
     if annotation is type(None):

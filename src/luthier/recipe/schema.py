@@ -52,6 +52,9 @@ class Dataset(BaseModel):
         return _text_of_path(value)
 
 
+LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
 class Recipe(BaseModel):
     """Everything a run is asked to do; immutable. Fields set to "auto" are decided when the run starts.
 
@@ -71,6 +74,10 @@ class Recipe(BaseModel):
     )
     lora_r: int = Field(16, ge=1, le=512, description="rank of the adapter's matrices")
     lora_alpha: int = Field(32, gt=0, description="the adapter's output is scaled by lora_alpha / lora_r")
+    rslora: bool = Field(False, description="scale by lora_alpha / √lora_r instead, which keeps large ranks in step")
+    lora_targets: Literal["all"] | Annotated[list[LinearName], Field(min_length=1)] = Field(
+        "all", description="the linear layers that get an adapter"
+    )
 
     # On what
     datasets: list[Dataset] = Field(min_length=1, description="files to train on; each a path, or path and type")
@@ -132,6 +139,11 @@ class Recipe(BaseModel):
         if isinstance(value, str | Path):
             return [value]
         return list(value) if isinstance(value, tuple) else value
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _all_linears(cls, value: Any) -> Any:
+        return "all" if value in ("all-linear", ["all"], ["all-linear"]) else value
 
     @field_validator("eval_sets", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 from luthier.core.errors import RunError
 from luthier.core.events import EVENTS_FILE
 from luthier.core.hardware import free_disk, memory
-from luthier.models.lora import adapter_size
+from luthier.models.lora import adapter_size, named_targets
 from luthier.models.spec import Spec
 from luthier.models.weights import base_bytes
 from luthier.recipe import Recipe
@@ -88,7 +88,7 @@ def costs(prepared: Prepared) -> Check:
     """
     recipe, spec = prepared.recipe, prepared.spec
     run_dir = Path(recipe.output_dir)
-    parameters = adapter_size(spec, recipe.lora_r)
+    parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets))
     # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
     disk = (recipe.keep_checkpoints + 2) * 12 * parameters + 4 * parameters + DISK_RESERVE
     free = free_disk(run_dir)

@@ -25,7 +25,7 @@ from luthier.models.adapter_files import save_adapter
 from luthier.models.decoder import Decoder
 from luthier.models.device import keep_freed_memory
 from luthier.models.folder import shard_files
-from luthier.models.lora import Adapter
+from luthier.models.lora import Adapter, named_targets
 from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe, dump_recipe, load_recipe
 from luthier.stages.check import Check, costs, require_new
@@ -172,7 +172,15 @@ class _Run:
         keep_freed_memory()
         prepared, recipe, device = self.prepared, self.recipe, self.prepared.place.device
         self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device, nf4=recipe.nf4)
-        self.adapter = Adapter(prepared.spec, recipe.lora_r, recipe.lora_alpha, seed=recipe.seed, device=device)
+        self.adapter = Adapter(
+            prepared.spec,
+            recipe.lora_r,
+            recipe.lora_alpha,
+            targets=named_targets(recipe.lora_targets),
+            rslora=recipe.rslora,
+            seed=recipe.seed,
+            device=device,
+        )
         self.optimizer = make_optimizer(self.adapter, recipe)
 
     def emit(self, event: str, **fields: Any) -> None:

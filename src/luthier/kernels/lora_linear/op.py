@@ -19,58 +19,70 @@ from torch import Tensor
 from luthier.kernels.frozen_linear import FrozenWeight
 
 
-def _slices(bs: Sequence[Tensor]) -> Iterator[tuple[slice, slice]]:
+def _slices(bs: Sequence[Tensor], starts: Sequence[int]) -> Iterator[tuple[slice, slice]]:
     """Of each pair: its columns in y, its columns in u."""
-    column = 0
-    for i, b in enumerate(bs):
+    for i, (b, start) in enumerate(zip(bs, starts, strict=True)):
         width, rank = b.shape
-        yield slice(column, column + width), slice(i * rank, (i + 1) * rank)
-        column += width
+        yield slice(start, start + width), slice(i * rank, (i + 1) * rank)
 
 
 class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: FrozenWeight, bias: Tensor | None, scale: float, a: Tensor, *bs: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: FrozenWeight,
+        bias: Tensor | None,
+        scale: float,
+        starts: Sequence[int],
+        a: Tensor,
+        *bs: Tensor,
     ) -> Tensor:
         a, scaled = a.to(x.dtype), [(b * scale).to(x.dtype) for b in bs]
         u = x @ a.T  # (T, nR)
         y = weight.forward(x, bias)  # (T, N), the bits of the base itself
-        for b, (n, r) in zip(scaled, _slices(scaled), strict=True):
+        for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
             y[:, n].addmm_(u[:, r], b.T)
         ctx.save_for_backward(x, u, a, *scaled)
-        ctx.weight, ctx.scale = weight, scale
+        ctx.weight, ctx.scale, ctx.starts = weight, scale, starts
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, u, a, *scaled = ctx.saved_tensors
+        (x, u, a, *scaled), starts = ctx.saved_tensors, ctx.starts
         wide = torch.promote_types(x.dtype, torch.float32)
         du, dbs = torch.empty_like(u), []  # (T, nR)
-        for b, (n, r) in zip(scaled, _slices(scaled), strict=True):
+        for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
             torch.mm(dy[:, n], b, out=du[:, r])
             dbs.append((dy[:, n].T @ u[:, r]).to(wide).mul_(ctx.scale))
         da = (du.T @ x).to(wide)  # (nR, M)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.backward(dy).addmm_(du, a)  # (T, M)
-        return dx, None, None, None, da, *dbs
+        return dx, None, None, None, None, da, *dbs
 
 
 def lora_linear(
-    x: Tensor, weight: FrozenWeight, bias: Tensor | None, a: Tensor, bs: list[Tensor], scale: float
+    x: Tensor,
+    weight: FrozenWeight,
+    bias: Tensor | None,
+    a: Tensor,
+    bs: list[Tensor],
+    scale: float,
+    starts: Sequence[int],
 ) -> Tensor:
-    """A frozen linear of n merged output slices, each with its own adapter pair.
+    """A frozen linear of merged output slices, n of them with an adapter pair of their own.
 
     Args:
         x: (T, M).
         weight: W (N, M) in x's dtype; N is the sum of the slices.
         bias: (N,) or None, frozen.
         a: (nR, M), the n matrices Aᵢ stacked; float32 (float64 in proofs).
-        bs: n tensors (Nᵢ, R), in the order of the slices; same dtype as a.
-        scale: s = alpha / R.
+        bs: n tensors (Nᵢ, R); same dtype as a.
+        scale: s, what the adapters' output is multiplied by.
+        starts: n, the first output column of each of them.
 
     Returns:
         (T, N) in x's dtype.
     """
-    return _LoRALinear.apply(x, weight, bias, scale, a, *bs)
+    return _LoRALinear.apply(x, weight, bias, scale, starts, a, *bs)
