@@ -10,9 +10,11 @@ from helpers_models import decoder_of, full_adapter, make_twin
 from helpers_numerics import assert_same
 from luthier.data.collate import collate
 from luthier.data.render import Row
+from luthier.kernels.frozen_linear import FrozenWeight
 from luthier.kernels.segments import Segments
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
+from luthier.models.weights import load_decoder
 
 LENGTHS = [5, 1, 23, 300, 2, 40]
 
@@ -27,6 +29,42 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 def stream() -> tuple[torch.Tensor, Segments]:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(3, 160, (sum(LENGTHS),), generator=generator), Segments.of(LENGTHS)
+
+
+class Counted:
+    """A weight that notes each x Wᵀ."""
+
+    def __init__(self, weight: FrozenWeight, products: list[int]) -> None:
+        self._weight, self._products, self.shape = weight, products, weight.shape
+        self.backward, self.dense = weight.backward, weight.dense
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        self._products.append(len(x))
+        return self._weight.forward(x, bias)
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["v_proj"]])
+def test_layers_that_run_again_give_the_same_bits(tmp_path: Path, nf4: bool, targets: list[str]) -> None:
+    make_twin(tmp_path, "qwen3", head_dim=16)
+    tokens, segments, made = torch.arange(40) * 7 % 150, Segments.of([25, 15]), []
+    products: list[int] = []
+    for again in ((), range(2), [1]):
+        decoder = load_decoder(tmp_path, dtype=torch.float32, nf4=nf4)
+        decoder.recomputed = again
+        for layer in decoder.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                linear.weight = Counted(linear.weight, products)
+        adapter = full_adapter(decoder, targets=targets)
+        logprobs = decoder.logprobs(tokens, segments, torch.tensor([3, 9, 30, 31, 39]), adapter)
+        (-logprobs.sum()).backward()
+        made.append((logprobs.detach(), adapter.grad.clone(), len(products)))
+        products.clear()
+    for logprobs, grad, _ in made[1:]:
+        assert torch.equal(logprobs, made[0][0]) and torch.equal(grad, made[0][1])
+    assert made[0][1].abs().max() > 0
+    # Four products a layer, and in the second run three: the last one's output is not needed.
+    assert [number for *_, number in made] == [8, 8 + 2 * 3, 8 + 3]
 
 
 def test_packed_is_alone(decoder: Decoder) -> None:

@@ -12,6 +12,7 @@ SAMPLE = {
     "base_model": "other",
     "adapter": "qlora",
     "rslora": "true",
+    "gradient_checkpointing": "true",
     "lora_targets": "[q_proj]",
     "datasets": "b.jsonl",
     "val_datasets": "v.jsonl",

@@ -14,6 +14,7 @@ from helpers_runs import events, make_chat_model, make_recipe, rows_of, tensors,
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.data.pack import plan_run
 from luthier.models.device import choose_place
+from luthier.models.recompute import recomputed
 from luthier.recipe import Recipe
 from luthier.stages.run import train
 
@@ -45,7 +46,8 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "dtype": ({}, "bf16"),
 }
 OWN_TESTS = {
-    "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "max_new_tokens",
+    "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "gradient_checkpointing",
+    "max_new_tokens",
     "micro_batch_tokens", "on_bad_row", "output_dir", "val_datasets",
 }  # fmt: skip
 UNSAID = {"time", "seconds", "training_seconds", "tokens_per_second", "peak_rss_bytes", "recipe", "settings"}
@@ -145,6 +147,23 @@ def test_device() -> None:
     else:
         with pytest.raises(RecipeError, match="no CUDA device"):
             choose_place("cuda")
+
+
+def test_gradient_checkpointing(
+    home: Path, chat_model: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every layer of every step runs again, and the result is the same to the last bit."""
+    again: list[int] = []
+
+    def counted(run: Any, x: Any, leaves: Any) -> Any:
+        again.append(1)
+        return recomputed(run, x, leaves)
+
+    monkeypatch.setattr("luthier.models.decoder.recomputed", counted)
+    plain = outcome(make_recipe(chat_model, conversations, tmp_path / "plain", **BASE))
+    assert not again
+    with_it = make_recipe(chat_model, conversations, tmp_path / "again", **BASE, gradient_checkpointing=True)
+    assert outcome(with_it) == plain and len(again) >= BASE["max_steps"] * 2
 
 
 def test_adapter_refuses_what_is_not_offered(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ CHANGED = {
     "lora_r": 3,
     "lora_alpha": 7,
     "rslora": True,
+    "gradient_checkpointing": True,
     "lora_targets": ["q_proj", "down_proj"],
     "datasets": [{"path": "a b.jsonl", "type": "alpaca"}, {"path": "2026", "type": "text"}],
     "val_datasets": ["ü/値.jsonl"],

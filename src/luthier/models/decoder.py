@@ -11,7 +11,9 @@ There is no batch and no padding: segments of one (T,) stream see only themselve
 tensors; an `Adapter` (or none, for the base itself) is an argument, not a part of the model.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from luthier.kernels.segments import Segments
 from luthier.kernels.selected_logprobs import selected_logprobs
 from luthier.kernels.swiglu import swiglu
 from luthier.models.lora import Adapter, Pair
+from luthier.models.recompute import recomputed
 from luthier.models.spec import Spec
 
 # Each new number of rows costs oneDNN a compiled primitive a product, about 100 ms a step of SmolLM2-135M in all. On a
@@ -40,11 +43,11 @@ class Linear:
     weight: FrozenWeight
     bias: Tensor | None = None
 
-    def __call__(self, x: Tensor, pair: Pair | None, scale: float) -> Tensor:
-        """(T, M) → (T, N), with the adapter pair when there is one."""
+    def __call__(self, x: Tensor, pair: Pair | None, scale: float, *, value: bool = True) -> Tensor:
+        """(T, M) → (T, N), with the adapter pair when there is one; `value` as in `lora_linear`."""
         if pair is None:
-            return frozen_linear(x, self.weight, self.bias)
-        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale, pair.starts)
+            return frozen_linear(x, self.weight, self.bias, value=value)
+        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale, pair.starts, value=value)
 
 
 @dataclass
@@ -78,10 +81,14 @@ class Cache:
 
 
 class Decoder:
-    """A frozen base model in one dtype on one device."""
+    """A frozen base model in one dtype on one device.
+
+    recomputed: layers that keep only their input for the backward; the one place to trade time for memory.
+    """
 
     def __init__(self, spec: Spec, embedding: Tensor, layers: list[Layer], norm: Tensor, head: FrozenWeight) -> None:
         self.spec, self.embedding, self.layers, self.norm, self.head = spec, embedding, layers, norm, head
+        self.recomputed: Collection[int] = ()
 
     @property
     def device(self) -> torch.device:
@@ -121,24 +128,48 @@ class Decoder:
         extra = self._missing_rows(len(tokens)) if cache is None else 0
         cos, sin = spec.rope.cos_sin(F.pad(segments.positions, (0, extra)) + start)  # (T, K/2)
         x = F.embedding(F.pad(tokens, (0, extra)), self.embedding)  # (T, D)
-        for index, layer in enumerate(self.layers):
-            pairs = adapter.layers[index] if adapter else {}
-            scale = adapter.scale if adapter else 0.0
-            qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs.get("qkv"), scale)
-            if layer.q_norm is not None and layer.k_norm is not None:
-                qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
-            if index not in spec.unturned:
-                qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
-            attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
-            if rows is not None and index == len(self.layers) - 1:
-                x, attended = x[rows], attended[rows]  # nothing after the last attention looks at the other tokens
-            x = x + layer.o(attended, pairs.get("o"), scale)
-            gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs.get("gate_up"), scale)
-            x = x + layer.down(swiglu(gate_up), pairs.get("down"), scale)
+        for index in range(len(self.layers)):
+            last = index == len(self.layers) - 1
+            run = partial(
+                self._layer, index=index, cos=cos, sin=sin, segments=segments, adapter=adapter,
+                rows=rows if last else None, cache=cache,
+            )  # fmt: skip
+            if adapter and index in self.recomputed and torch.is_grad_enabled():
+                x = recomputed(run, x, adapter.leaves(index))
+            else:
+                x = run(x, True)
         if cache is not None:
             cache.length += len(tokens)
         hidden = rms_norm(x, self.norm, spec.norm_eps)
         return hidden[: len(tokens)] if rows is None else hidden
+
+    def _layer(
+        self,
+        x: Tensor,
+        value: bool,
+        *,
+        index: int,
+        cos: Tensor,
+        sin: Tensor,
+        segments: Segments,
+        adapter: Adapter | None,
+        rows: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        """(T, D) → (T, D), or (N, D) for `rows`. Without `value` only the gradient is right, not the result."""
+        spec, layer = self.spec, self.layers[index]
+        pairs, scale = (adapter.layers[index], adapter.scale) if adapter else ({}, 0.0)
+        qkv = layer.qkv(rms_norm(x, layer.attention_norm, spec.norm_eps), pairs.get("qkv"), scale)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            qkv = self._norm_heads(qkv, layer.q_norm, layer.k_norm)
+        if index not in spec.unturned:
+            qkv = rope(qkv, cos, sin, spec.num_heads + spec.num_kv_heads)
+        attended = self._attend(qkv, segments, index, cache)  # (T, H·K)
+        if rows is not None:
+            x, attended = x[rows], attended[rows]  # nothing after the last attention looks at the other tokens
+        x = x + layer.o(attended, pairs.get("o"), scale)
+        gate_up = layer.gate_up(rms_norm(x, layer.mlp_norm, spec.norm_eps), pairs.get("gate_up"), scale)
+        return x + layer.down(swiglu(gate_up), pairs.get("down"), scale, value=value)
 
     def _norm_heads(self, qkv: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
         """Each head of q and k normalised by itself; v as it was."""

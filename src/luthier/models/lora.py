@@ -127,6 +127,10 @@ class Adapter:
             self.layers.append(pairs)
         assert offset == self.num_parameters
 
+    def leaves(self, layer: int) -> list[Tensor]:
+        """The trained matrices of one layer."""
+        return [tensor for pair in self.layers[layer].values() for tensor in (pair.a, *pair.bs)]
+
     def named(self) -> dict[str, Tensor]:
         """Every matrix under its PEFT name, as views: `…layers.0.self_attn.q_proj.lora_A.weight` (R, M) and so on."""
         tensors, shapes = {}, linear_shapes(self.spec)

@@ -40,6 +40,7 @@ ALIASES: dict[str, str] = {
     "sequence_length": "sequence_len",
     "seq_len": "sequence_len",
     "chat_template_path": "chat_template",
+    "grad_checkpoint": "gradient_checkpointing",
     "lr": "learning_rate",
     "lr_scheduler_type": "lr_scheduler",
     "scheduler": "lr_scheduler",
@@ -71,7 +72,6 @@ _BATCH = "the batch is a budget of tokens here: 8 rows of about 512 tokens are b
 _MICRO = f"{_BATCH}; micro_batch_tokens bounds one pass and may stay auto"
 _PACKED = "remove the line: rows are always packed without padding and never see each other"
 _BITS = "for a base in 4 bits (NF4) write adapter: qlora, else remove the line; dtype chooses what products run in"
-_MEMORY = "remove the line; if memory runs out, lower micro_batch_tokens"
 _DTYPE = "write dtype: bf16, fp32 or auto"
 _ATTENTION = "remove the line: attention is chosen to fit the device"
 _TEMPLATE = "the model's own template is used; for another, write chat_template with the path of a .jinja file"
@@ -116,8 +116,6 @@ FOREIGN: dict[str, str] = {
     "fp32": _DTYPE,
     "precision": _DTYPE,
     "tf32": "remove the line: dtype is the only setting of number formats",
-    "gradient_checkpointing": _MEMORY,
-    "grad_checkpoint": _MEMORY,
     "optim": _OPTIMIZER,
     "optimizer": _OPTIMIZER,
     "adam_beta1": _OPTIMIZER,

@@ -97,6 +97,7 @@ class Recipe(BaseModel):
     # How
     batch_tokens: Count | Auto = Field("auto", description="tokens of one optimizer step")
     micro_batch_tokens: Count | Auto = Field("auto", description="tokens of one forward and backward pass")
+    gradient_checkpointing: bool = Field(False, description="run each layer twice instead of keeping what it made")
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = Field("auto", description="highest learning rate")
     lr_scheduler: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="course of the learning rate after warmup; wsd holds, then falls"

@@ -37,13 +37,16 @@ class Check:
     warnings: list[str]
 
 
-def activation_bytes(spec: Spec, width: int) -> int:
-    """Bytes a token that the backward pass keeps, in a dtype of `width` bytes: what each op of each layer saves."""
+def activation_bytes(spec: Spec, width: int, *, recompute: bool = False) -> int:
+    """Bytes a token that the backward pass keeps, in a dtype of `width` bytes: what each op of each layer saves.
+
+    With `recompute` the input of every layer, and what the ops of one save.
+    """
     d, f, (q, k, v) = spec.hidden_size, spec.ffn_size, spec.qkv_sizes
     layer = (
         2 * d + 2 * d + (q + k + v) + q + 2 * f + f
     )  # norm inputs, linear inputs, packed q|k|v, o's, SwiGLU's, down's
-    return spec.num_layers * layer * width
+    return (spec.num_layers * d + layer if recompute else spec.num_layers * layer) * width
 
 
 def require_new(run_dir: Path) -> None:
@@ -104,7 +107,9 @@ def costs(prepared: Prepared) -> Check:
     needed = int(
         base_bytes(spec, prepared.place.dtype, prepared.place.device, nf4=recipe.nf4 or spec.nf4)
         + 16 * parameters
-        + stream * activation_bytes(spec, width) * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
+        + stream
+        * activation_bytes(spec, width, recompute=recipe.gradient_checkpointing)
+        * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
         + 3 * 256 * spec.vocab_size * width
         + PROCESS_BYTES
     )

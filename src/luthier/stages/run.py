@@ -172,6 +172,8 @@ class _Run:
         keep_freed_memory()
         prepared, recipe, device = self.prepared, self.recipe, self.prepared.place.device
         self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device, nf4=recipe.nf4)
+        if recipe.gradient_checkpointing:
+            self.decoder.recomputed = range(prepared.spec.num_layers)
         self.adapter = Adapter(
             prepared.spec,
             recipe.lora_r,

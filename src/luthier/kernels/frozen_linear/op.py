@@ -17,6 +17,8 @@ from torch import Tensor
 class FrozenWeight(Protocol):
     """A weight W (N, M) that no gradient is made for."""
 
+    shape: torch.Size
+
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x Wᵀ + bias: (T, M) → (T, N)."""
         ...
@@ -34,7 +36,7 @@ class DenseWeight:
     """W as torch lays it out, on any device."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
+        self._weight, self.shape = weight, weight.shape
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """As `FrozenWeight.forward`."""
@@ -59,7 +61,7 @@ class PackedWeight:
 
     def __init__(self, weight: Tensor, *, keep_backward: bool = True) -> None:
         self._pack = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        self._keep_backward = keep_backward
+        self._keep_backward, self.shape = keep_backward, weight.shape
         self._backward_pack: Tensor | None = None
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -96,24 +98,25 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: FrozenWeight, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: FrozenWeight, bias: Tensor | None, value: bool) -> Tensor:
         ctx.weight = weight
-        return weight.forward(x, bias)
+        return weight.forward(x, bias) if value else x.new_zeros(()).expand(len(x), weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.weight.backward(dy), None, None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.weight.backward(dy), None, None, None
 
 
-def frozen_linear(x: Tensor, weight: FrozenWeight, bias: Tensor | None) -> Tensor:
+def frozen_linear(x: Tensor, weight: FrozenWeight, bias: Tensor | None, *, value: bool = True) -> Tensor:
     """x Wᵀ + bias, with a gradient for x only.
 
     Args:
         x: (T, M) in the weight's dtype.
         weight: W (N, M).
         bias: (N,) or None, frozen.
+        value: False gives zeros instead of the output, with its gradient all the same.
 
     Returns:
         (T, N) in x's dtype.
     """
-    return _FrozenLinear.apply(x, weight, bias)
+    return _FrozenLinear.apply(x, weight, bias, value)

@@ -35,14 +35,18 @@ class _LoRALinear(torch.autograd.Function):
         bias: Tensor | None,
         scale: float,
         starts: Sequence[int],
+        value: bool,
         a: Tensor,
         *bs: Tensor,
     ) -> Tensor:
         a, scaled = a.to(x.dtype), [(b * scale).to(x.dtype) for b in bs]
         u = x @ a.T  # (T, nR)
-        y = weight.forward(x, bias)  # (T, N), the bits of the base itself
-        for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
-            y[:, n].addmm_(u[:, r], b.T)
+        if value:
+            y = weight.forward(x, bias)  # (T, N), the bits of the base itself
+            for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
+                y[:, n].addmm_(u[:, r], b.T)
+        else:
+            y = x.new_zeros(()).expand(len(x), weight.shape[0])
         ctx.save_for_backward(x, u, a, *scaled)
         ctx.weight, ctx.scale, ctx.starts = weight, scale, starts
         return y
@@ -59,7 +63,7 @@ class _LoRALinear(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.backward(dy).addmm_(du, a)  # (T, M)
-        return dx, None, None, None, None, da, *dbs
+        return dx, None, None, None, None, None, da, *dbs
 
 
 def lora_linear(
@@ -70,6 +74,8 @@ def lora_linear(
     bs: list[Tensor],
     scale: float,
     starts: Sequence[int],
+    *,
+    value: bool = True,
 ) -> Tensor:
     """A frozen linear of merged output slices, n of them with an adapter pair of their own.
 
@@ -81,8 +87,10 @@ def lora_linear(
         bs: n tensors (Nᵢ, R); same dtype as a.
         scale: s, what the adapters' output is multiplied by.
         starts: n, the first output column of each of them.
+        value: False gives zeros instead of the output, with its gradients all the same: for a backward pass that needs
+            what leads here, but no longer what came of it.
 
     Returns:
         (T, N) in x's dtype.
     """
-    return _LoRALinear.apply(x, weight, bias, scale, starts, a, *bs)
+    return _LoRALinear.apply(x, weight, bias, scale, starts, value, a, *bs)

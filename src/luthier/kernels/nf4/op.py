@@ -108,6 +108,7 @@ class NF4Weight:
 
     def __init__(self, parts: Sequence[NF4], dtype: torch.dtype) -> None:
         self.parts, self.dtype = list(parts), dtype
+        self.shape = torch.Size((sum(part.shape[0] for part in parts), parts[0].shape[1]))
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """As `FrozenWeight.forward`."""
@@ -120,7 +121,7 @@ class NF4Weight:
     def dense(self) -> Tensor:
         """As `FrozenWeight.dense`, unpacked anew."""
         rows = [part.shape[0] for part in self.parts]
-        out = torch.empty(sum(rows), self.parts[0].shape[1], dtype=self.dtype, device=self.parts[0].codes.device)
+        out = torch.empty(self.shape, dtype=self.dtype, device=self.parts[0].codes.device)
         for part, slab in zip(self.parts, out.split(rows), strict=True):
             dequantise(part, slab)
         return out
