@@ -3,10 +3,11 @@
     make benchmark                                  makes the extra environment and runs this
     python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python [--rounds 2] [--steps 10]
 
-Rows are rendered once and handed to all three as token ids and masks, so they differ in nothing but the training
-itself: SmolLM2-135M in bf16, rank 16 on every linear, AdamW, eight rows of at most 512 tokens a step. Each contender
-runs in a process of its own, in turn, `rounds` times. Written to benchmarks/results: tokens/s without padding (the
-median step and the first), peak memory of the process, and the loss of every step.
+Rows are rendered once and handed to all as token ids and masks, so they differ in nothing but the training itself:
+SmolLM2-135M in bf16, rank 16 on every linear, AdamW, eight rows of at most 512 tokens a step. Luthier runs twice, with
+the base in bf16 and in 4 bits (NF4). Each contender runs in a process of its own, in turn, `rounds` times. Written to
+benchmarks/results: tokens/s without padding (the median step and the first), peak memory of the process, and the loss
+of every step.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def main() -> None:
 
     import torch  # isort: skip
 
-    contenders = {"luthier": sys.executable}
+    contenders = {"luthier": sys.executable, "luthier-nf4": sys.executable}
     if arguments.peer_python:
         contenders |= {"trl": arguments.peer_python, "peft": arguments.peer_python}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}

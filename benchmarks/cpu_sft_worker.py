@@ -1,6 +1,6 @@
 """One contender of cpu_sft.py in a process of its own; prints one line of JSON.
 
-python benchmarks/cpu_sft_worker.py luthier|trl|peft ROWS.json STEPS
+python benchmarks/cpu_sft_worker.py luthier|luthier-nf4|trl|peft ROWS.json STEPS
 """
 
 import json
@@ -8,6 +8,7 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def steps_of(rows: Rows, steps: int) -> list[Rows]:
     return [rows[i * ROWS_A_STEP : (i + 1) * ROWS_A_STEP] for i in range(steps)]
 
 
-def luthier(model: str, rows: Rows, steps: int) -> dict[str, Any]:
+def luthier(model: str, rows: Rows, steps: int, *, nf4: bool = False) -> dict[str, Any]:
     """The parts `luthier train` is made of, on the given rows."""
     import numpy as np
     import torch
@@ -39,7 +40,7 @@ def luthier(model: str, rows: Rows, steps: int) -> dict[str, Any]:
     from luthier.train.settings import CPU_MICRO_TOKENS
 
     keep_freed_memory()
-    decoder = load_decoder(Path(model), dtype=torch.bfloat16)
+    decoder = load_decoder(Path(model), dtype=torch.bfloat16, nf4=nf4)
     adapter = Adapter(decoder.spec, RANK, ALPHA)
     optimizer = torch.optim.AdamW([adapter.flat], lr=RATE, weight_decay=0.0, fused=True)
     losses, seconds = [], []
@@ -170,7 +171,8 @@ def main() -> None:
     """Run the contender and print what it did."""
     contender, path, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     given = json.loads(path.read_text())
-    result = {"luthier": luthier, "peft": peft, "trl": trl}[contender](given["model"], given["rows"], steps)
+    contenders = {"luthier": luthier, "luthier-nf4": partial(luthier, nf4=True), "peft": peft, "trl": trl}
+    result = contenders[contender](given["model"], given["rows"], steps)
     result["tokens"] = [sum(len(row["ids"]) for row in step) for step in steps_of(given["rows"], steps)]
     result["label_tokens"] = [sum(sum(row["mask"]) for row in step) for step in steps_of(given["rows"], steps)]
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
