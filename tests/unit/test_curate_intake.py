@@ -4,6 +4,7 @@ import gzip
 import json
 import tempfile
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers_records import FAST, ODD_ROW
+from helpers_records import FAST, ODD_ROW, records
 from luthier.core.errors import DataError
-from luthier.core.files import hash_file
+from luthier.core.files import canonical_json, hash_file, hash_json
 from luthier.curate.example import Entry
 from luthier.curate.folder import QUARANTINED, Stored, create, example_id
 from luthier.curate.intake import Intake, read_sources
-from luthier.data.records import Message, Record
+from luthier.curate.materialise import data_path
+from luthier.curate.stored import content_of
+from luthier.curate.work import finish
+from luthier.curate.workers import open_pool, ordered
+from luthier.data.records import KINDS, Message, Record
 
 QA = {"prompt": "Ask", "completion": "Answer"}
 CONTENT = '{"messages":[{"content":"Ask","role":"user"},{"content":"Answer","role":"assistant"}]}'
@@ -253,3 +258,59 @@ def test_every_line_is_stored_once(lines: list[bytes]) -> None:
         json.loads(row.content)
     for entry in intake.entries:
         (entry.before + entry.detail).encode("utf-8")
+
+
+def odd_files(folder: Path) -> list[Path]:
+    """Files of all kinds, with copies, rows that no format fits, and more lines than one portion."""
+    many = [QA | {"completion": f"Answer {number % 7}", "n": number} for number in range(9)]
+    lines = write(folder / "a.jsonl", QA, "{", "", *many, {"odd": 1}, QA, "[1]", QA | {"category": "c"})
+    pressed = folder / "b.jsonl.gz"
+    pressed.write_bytes(gzip.compress(lines.read_bytes()))
+    table = folder / "c.csv"
+    table.write_text("prompt,completion\n" + "Ask,Answer\n" * 5 + "a\n")
+    listed = folder / "d.json"
+    listed.write_text(json.dumps([QA, 3, QA, *many]))
+    dated = folder / "e.parquet"
+    pq.write_table(pa.table({"prompt": ["x"] * 7, "completion": ["y"] * 7, "at": [date(2020, 1, 1)] * 7}), dated)
+    return [lines, pressed, table, listed, dated]
+
+
+def test_portions_in_other_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.curate.intake.PORTION", 4)
+    files = odd_files(tmp_path)
+    rows, intake = read(*files)
+    with open_pool(2) as pool:
+        run = partial(ordered, pool, workers=2)
+        others, other = read(*reversed(files), run=run)
+    monkeypatch.setattr("luthier.curate.intake.PORTION", 1000)
+    assert (rows, intake.entries, intake.sources) == (others, other.entries, other.sources)
+    whole, one = read(*files)
+    assert (rows, intake.entries, intake.sources) == (whole, one.entries, one.sources)
+    ids = [row.id for row in rows if row.source == "c.csv"]
+    assert ids[:5] == [example_id(CONTENT, "c.csv", copy) for copy in range(5)]
+
+
+@FAST
+@given(st.text(), st.text(), st.integers(0, 3))
+def test_an_id_is_the_hash_of_a_json_list(content: str, source: str, copy: int) -> None:
+    assert example_id(content, source, copy) == hash_json([content, source, copy])[:20]
+
+
+@FAST
+@given(st.sampled_from(KINDS).flatmap(records))
+def test_content_is_canonical_json(record: Record) -> None:
+    assert content_of(record) == canonical_json(record.as_json())
+
+
+def test_text_that_utf8_cannot_hold_is_written_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(QA | {"extra": "\ud800"}).encode() + b'\n{"prompt": "\xff"}\n')
+    intake = read_sources([path])
+    (tmp_path / "out").mkdir()
+    dataset = create(tmp_path / "out", intake.rows, intake.sources, "1")
+    dataset.add("read", 1, {}, intake.entries)
+    finish(dataset)
+    used = data_path(dataset, "train")
+    assert used is not None
+    assert json.loads(pq.read_table(used)["meta"][0].as_py()) == {"extra": "\ud800"}
+    assert "not UTF-8" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from luthier.core.errors import DataError
 from luthier.core.files import canonical_json
 from luthier.curate.example import Entry
 from luthier.curate.folder import Dataset, Stored, create, example_id
-from luthier.curate.leaks import find_leaks, held_out, leaks
-from luthier.curate.leaks_index import Item, build, common, load_index
+from luthier.curate.leaks import _side, _similarity, find_leaks, held_out, leaks
+from luthier.curate.leaks_index import SIMILAR, Item, build, common, load_index
 from luthier.curate.leaks_items import item_of, read_items
 from luthier.curate.leaks_text import NGRAM, ngrams, pieces, tokenise, whole
 from luthier.data.records import Message, Record
@@ -45,6 +45,17 @@ def test_tokens_are_words_whatever_stands_between() -> None:
     names = whole(tokenise(texts)).tolist()
     assert names[0] == names[1] != names[2] and names[3] == names[4]
     assert tokenise([*texts, "", "…", "你好 a"]).counts.tolist() == [5, 5, 4, 1, 1, 0, 0, 3]
+
+
+def test_tokens_and_pieces_do_not_depend_on_what_is_worked_on_together() -> None:
+    texts = [words(30_000, 1), "", "ﬁne É", words(50_000, 2), words(9, 3), "naïve " * 50_000, words(40_000, 4), "a"]
+    alone = [tokenise([text]).hashes for text in texts]
+    tokens = tokenise(texts)
+    assert np.array_equal(tokens.hashes, np.concatenate(alone)) and tokens.counts.tolist() == [*map(len, alone)]
+    some = tokens.of(np.array([4, 1, 0]))
+    assert np.array_equal(some.hashes, np.concatenate([alone[4], alone[0]])) and some.counts.tolist() == [9, 0, 30_000]
+    piece, owner = pieces(texts)
+    assert [piece[owner == at].tolist() for at in range(len(texts))] == [pieces([text])[0].tolist() for text in texts]
 
 
 def test_runs_stay_within_their_text_and_depend_on_nothing_else() -> None:
@@ -174,6 +185,35 @@ def test_every_similar_pair_is_found_that_comparing_all_would_find() -> None:
     assert len(expected) > 60
     assert {(row, int(item)) for row, item in best.items()} <= expected
     assert best.keys() == {row for row, _ in expected}
+
+
+def test_of_prompts_from_templates_every_similar_pair_is_found() -> None:
+    """Nothing that is left out before texts are compared, for its numbers or its common pieces, would have held."""
+    source = random.Random(7)
+    forms = ("Write a short text about the {} of {} in {n}", "Explain how {} makes {}", "Which {} is {n} and not {}?")
+    names = [*WORDS, *("".join(source.choices("abcdefghijklmnop", k=9)) for _ in range(300))]
+
+    def made() -> str:
+        form = source.choice(forms)
+        return form.format(*source.choices(names, k=form.count("{}")), n=source.randrange(3))
+
+    def edited(text: str) -> str:
+        at, end = source.randrange(len(text)), source.randrange(1, 14)
+        changed = text[:at] + source.choice(["", "s", "é", "1", " "]) + text[at + source.randrange(3) :]
+        return source.choice([changed, text[:-end], text[end:], text + " " + "zyxwvutsrqzyxw"[:end]])
+
+    items = [Item(str(at), (made(),)) for at in range(400)]
+    train = [edited(source.choice(items).prompts[0]) for _ in range(400)]
+    texts = {item.prompts[0]: item.where for item in items[::-1]}
+    common_pieces = build("exam", items).index.common_pieces
+    expected = {}
+    for row, prompt in enumerate(train):
+        scores = {text: _similarity(text, prompt, common_pieces) for text in texts}
+        if max(scores.values()) >= SIMILAR:
+            expected[row] = max(scores.values())
+    leaked, _ = find_leaks([talk(text) for text in train], {"exam": items})
+    assert {leak.row: leak.score for leak in leaked} == expected and len(common_pieces) > 50
+    assert 100 < len(expected) < 400
 
 
 def test_a_phrase_that_many_items_share_is_no_evidence() -> None:
@@ -385,6 +425,26 @@ def test_leaks_of_a_dataset(tmp_path: Path, workers: int) -> None:
         ("validation", 2, 2, 2),
         ("exam", 3, 2, 2),
     ]
+
+
+def test_the_sides_are_those_of_the_examples(tmp_path: Path) -> None:
+    """Sides and texts are read without making all of every example; they must be the same all the same."""
+    dataset, ids = folder_of(tmp_path / "d", [talk(words(20, seed)) for seed in range(12)])
+    dataset.add("defects", 1, {}, [Entry(ids[1], "drop", "d"), Entry(ids[2], "drop", "d"), Entry(ids[3], "flag", "f")])
+    for first, second in ((0, 12), (6, 12), (0, 6)):  # the first side counts
+        entries = [Entry(one, "split", "s", after="validation" if at % 3 else "train") for at, one in enumerate(ids)]
+        dataset.add("split", 1, {}, [entry for entry in entries[first:second] if entry.record != ids[7]])
+    other = [Entry(ids[at], "split", "s", after="train" if at % 3 else "validation") for at in (7, 8, 9)]
+    dataset.add("split", 1, {}, other)
+    edits = [Entry(ids[at], "edit", "e", "messages.0.content", before=words(20, at), after="new") for at in (5, 6, 7)]
+    dataset.add("repair", 1, {}, [*edits, Entry(ids[2], "keep", "reviewed")])
+    dataset.add("undo", 1, {}, [Entry(ids[8], "undo", "u", counterpart=str(at)) for at in (2, 3)])
+    dataset.add("undo", 1, {}, [Entry("", "undo", "u", counterpart="4")])
+    examples = dataset.view.examples(0)
+    assert [ids.index(e.id) for e in examples if e.side == "validation"] == [2, 4, 5, 10, 11]
+    for validation in (True, False):
+        expected = [(e.id, e.record) for e in examples if (e.side == "validation") is validation]
+        assert _side(validation, dataset.view, 0) == expected
 
 
 def test_a_dataset_without_validation_has_no_leaks(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers_curate import make_dataset, stored, talk
-from luthier.curate import folder
+from luthier.curate import folder, near_rules, near_text
 from luthier.curate import near as near_module
 from luthier.curate.clusters import Components, rank, stars
 from luthier.curate.example import Example
@@ -18,7 +18,7 @@ from luthier.curate.near import near_duplicates, near_duplicates_in
 from luthier.curate.near_rules import common_words, jaccard, near
 from luthier.curate.near_shelf import Shelf
 from luthier.curate.near_sketch import signatures, sketch
-from luthier.curate.near_text import Row, hash_shingles, parts_of
+from luthier.curate.near_text import Row, Words, hash_shingles, parts_of
 from luthier.data.records import Message, Record
 
 RANDOM = random.Random(7)
@@ -257,6 +257,20 @@ def test_order_and_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     back = near_duplicates(make_dataset(tmp_path / "b", rows[::-1]))
     assert len(there) > 90
     assert there == back
+    monkeypatch.setattr(near_module, "AHEAD", 7)  # so few pairs are compared by the workers, too
+    assert near_duplicates(make_dataset(tmp_path / "c", rows), workers=2) == back
+
+
+def test_quick_ways_find_what_the_plain_ones_find() -> None:
+    source = random.Random(5)
+    for _ in range(2000):
+        text = "".join(source.choices("aZ_ -3791.,:/(+=<>^%$\"'`!\n", k=source.randint(0, 30)))
+        assert near_text._ASCII_TOKEN.findall(text) == near_text._TOKEN.findall(text)
+        assert near_text._numbers(text) == near_text._NUMBER.findall(text)
+        mine, theirs = source.choices("abc", k=source.randint(0, 9)), source.choices("abc", k=source.randint(0, 9))
+        assert Words(mine).shared(Words(theirs)) == (Counter(mine) & Counter(theirs)).total()
+        far = max(len(mine), len(theirs)) - common_words(mine, theirs)
+        assert near_rules._few_changed(mine, theirs) == (far <= near_rules.CHANGED * max(len(mine), len(theirs)))
 
 
 def kinds(text: str, other: str) -> list[Sequence[Record]]:

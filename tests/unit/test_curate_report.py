@@ -13,12 +13,13 @@ import pytest
 
 from helpers_curate_report import EVIL, answer_of, dataset_of, mixed, stored, unreadable
 from luthier.curate.example import Entry
+from luthier.curate.materialise import materialise
 from luthier.curate.report import write_report
 from luthier.curate.report_cards import choose, make_cards, masked
 from luthier.curate.report_charts import Stage, flow_chart, histogram, share_text
 from luthier.curate.report_diff import clip, compare, edit_parts, marked, visible
 from luthier.curate.report_rows import fetch_rows, rows_of
-from luthier.curate.report_summary import OUT, PICKED, PICKED_USED, USED, summarise
+from luthier.curate.report_summary import OUT, PICKED, PICKED_USED, USED, Counting, summarise
 
 VOID = {"meta", "input", "link", "br", "img"}
 
@@ -117,6 +118,14 @@ def test_picks_are_the_smallest_ids_up_to_the_cap(tmp_path: Path) -> None:
     _, data = page_of(write_report(dataset, summary=found))
     group = next(group for group in data["groups"] if group["reason"] == "short")
     assert (group["shown"], group["rows"]) == (PICKED, PICKED + 50)
+
+
+def test_the_walk_that_writes_the_dataset_counts_as_well(tmp_path: Path) -> None:
+    dataset, _ = mixed(tmp_path / "set")
+    counting = Counting(dataset)
+    state = materialise(dataset, also=counting.count, found=counting.add)
+    assert state == materialise(dataset)
+    assert counting.summary() == summarise(dataset)
 
 
 def test_batches_of_any_size_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

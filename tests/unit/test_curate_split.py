@@ -73,6 +73,8 @@ LONG = "one two three four five six seven eight nine ten eleven twelve thirteen 
         (talk(1, group="g"), talk(2, group="g"), True),
         (talk(1, group="g"), talk(2, group="h"), False),
         (talk(1, document="a.pdf"), talk(2, document="a.pdf"), True),
+        (talk(1, parent_id="1" * 19 + "2"), talk(2, parent_id=int("1" * 19 + "2")), True),
+        (talk(1, parent_id="1" * 19 + "2"), talk(2, parent_id="1" * 19 + "3"), False),
         (talk(1, conversation="7"), talk(2, conversation_id="7"), True),
         (talk(1, document="7"), talk(2, conversation="7"), False),
         (talk(1, parent="p"), talk(2, parent_id="p"), True),

@@ -112,6 +112,10 @@ def clean(
 ) -> None:
     """Read, clean, deduplicate, split and check for leaks; every decision is written down and can be taken back."""
     from luthier.core.hardware import cpu
+    from luthier.curate.workers import CLI, WARM, prepare
+
+    if workers != 1:
+        prepare([CLI, WARM])  # before the imports below: the two go on side by side
     from luthier.curate.clean import Plan, clean
     from luthier.curate.run import Budget
 
@@ -169,11 +173,13 @@ def work_on(folder: Path, work: Callable[["Dataset", "Plan", "Report"], None], *
 
 def _map_verb(name: str, text: str) -> Callable[..., None]:
     def verb(folder: Folder, max_drop: MaxDrop = 0.2, max_drop_category: MaxDropCategory = 0.5) -> None:
-        from luthier.curate.clean import map_steps
+        from luthier.curate.clean import KEYED, map_steps
         from luthier.curate.run import Budget, run_steps
 
         def work(dataset: "Dataset", plan: "Plan", report: "Report") -> None:
             run_steps(dataset, [map_steps()[name]], workers=plan.workers, budget=plan.budget, progress=report)
+            if name in KEYED:
+                KEYED[name](dataset, plan)
 
         work_on(folder, work, budget=Budget(max_drop, max_drop_category))
 

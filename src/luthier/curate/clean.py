@@ -9,16 +9,25 @@ stay together; leaks come last, when the sides are known. The folder appears whe
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.errors import DataError
 from luthier.core.files import atomic_folder
-from luthier.curate.folder import Dataset, Stored, create
+from luthier.curate.folder import Dataset, start
 from luthier.curate.run import Budget, Progress, add_pass, run_steps
 from luthier.curate.step import Step
 from luthier.curate.work import finish
+from luthier.curate.workers import WARM, prepare
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from luthier.curate.intake import Intake
 
 STEPS = ("repair", "defects", "language", "slop", "personal", "dedup", "semantic", "split", "leaks")
+SMALL = 16_000_000  # bytes of files that are read in about a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +86,14 @@ def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progres
         DataError: `out` exists; a file is damaged; nothing can be used; a step would take out too much.
     """
     from luthier import __version__
-    from luthier.curate.intake import read_sources
 
     plan = plan or Plan()
     if out.exists():
         raise DataError("exists already", where=str(out), fix="choose another --out, or work on it step by step")
     with atomic_folder(out) as folder:
-        intake = read_sources(paths, format=plan.format, category=plan.category)
-        dataset = create(folder, intake.rows, intake.sources, __version__)
+        dataset = start(folder, __version__)
+        intake = _intake(dataset, paths, plan)
+        dataset.add_tables(intake.tables, intake.sources)
         dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, intake.entries)
         _run(dataset, plan, progress, None)
         finish(dataset, workers=plan.workers)
@@ -103,26 +112,33 @@ def add(dataset: Dataset, paths: Sequence[Path], plan: Plan, *, progress: Progre
     Raises:
         DataError: see `clean`.
     """
-    from luthier.curate.intake import read_sources
-
     known = set(dataset.ids())
     skipped = 0
 
-    def new(rows: Iterable[Stored]) -> Iterator[Stored]:
+    def new(tables: Iterable["pa.Table"]) -> Iterator["pa.Table"]:
         nonlocal skipped
-        for row in rows:
-            if row.id in known:
-                skipped += 1
-            else:
-                yield row
+        for table in tables:
+            fresh = [name not in known for name in table["id"].to_pylist()]
+            skipped += len(table) - sum(fresh)
+            yield table.filter(fresh)
 
-    intake = read_sources(paths, format=plan.format, category=plan.category)
-    file = dataset.add_records(new(intake.rows), intake.sources)
+    intake = _intake(dataset, paths, plan)
+    file = dataset.add_tables(new(intake.tables), intake.sources)
     entries = [entry for entry in intake.entries if entry.record not in known]
     dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, entries)
     _run(dataset, plan, progress, {file})
     finish(dataset, workers=plan.workers)
     return skipped
+
+
+def _intake(dataset: Dataset, paths: Sequence[Path], plan: Plan) -> "Intake":
+    """The files. What is read before the workers would have started is read here, while they start."""
+    from luthier.curate.intake import read_sources, size_of
+
+    if plan.workers > 1:
+        prepare([WARM])
+    workers = plan.workers if size_of(paths) > SMALL else 1
+    return read_sources(paths, format=plan.format, category=plan.category, run=partial(dataset.run, workers=workers))
 
 
 def _run(dataset: Dataset, plan: Plan, progress: Progress | None, files: Collection[str] | None) -> None:
@@ -183,6 +199,13 @@ def leaks(dataset: Dataset, plan: Plan) -> None:
     add_pass(dataset, "leaks", 1, {"table": table}, entries, budget=plan.budget)
 
 
+def conventions(dataset: Dataset, plan: Plan) -> None:
+    """Flag answers that end as hardly any other of their source does, which no rule for single examples can see."""
+    from luthier.curate.conventions import VERSION, conventions
+
+    add_pass(dataset, "defects", VERSION, {"kind": "conventions"}, conventions(dataset, workers=plan.workers))
+
+
 KEYED: dict[str, Callable[[Dataset, Plan], None]] = {
-    "dedup": dedup, "semantic": semantic, "split": split, "leaks": leaks,
+    "defects": conventions, "dedup": dedup, "semantic": semantic, "split": split, "leaks": leaks,
 }  # fmt: skip

@@ -43,11 +43,26 @@ def preference_order(ranking: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return position
 
 
+def repeated(values: np.ndarray) -> np.ndarray:
+    """Which of the values (n,) are there more than once, bool (n,)."""
+    ordered = np.sort(values)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
+        return np.zeros(len(values), bool)
+    return again[np.minimum(np.searchsorted(again, values), len(again) - 1)] == values
+
+
 class Components:
     """Union-find over rows 0 … n-1. The root of a component is its smallest row, so it depends on no order."""
 
     def __init__(self, rows: int) -> None:
         self.parent = np.arange(rows, dtype=np.uint32 if rows < 2**32 else np.uint64)
+
+    def copy(self) -> "Components":
+        """The components as they are now, to go on with apart."""
+        made = Components(0)
+        made.parent = self.parent.copy()
+        return made
 
     def find(self, row: int) -> int:
         """The root of a row's component."""

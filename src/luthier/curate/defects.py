@@ -18,15 +18,15 @@ from luthier.curate.defects_answer import (
     empty_answer,
     is_input,
     lost_characters,
-    needless_refusal,
     needs_hands,
     pretends,
-    refusal,
     repeats_input,
     speaks_as_ai,
 )
+from luthier.curate.defects_code import cut_python, cut_statement
 from luthier.curate.defects_format import broken_json, broken_python, cut_json
 from luthier.curate.defects_length import cut_in_code, cut_in_sentence, ends_open, heavy_loop, loop
+from luthier.curate.defects_merged import second_pair, task_in_answer, two_tasks
 from luthier.curate.defects_prompt import (
     attachment,
     merged_instructions,
@@ -36,6 +36,7 @@ from luthier.curate.defects_prompt import (
     several_templates,
     unread_page,
 )
+from luthier.curate.defects_refusal import needless_refusal, refusal
 from luthier.curate.example import Entry, Example
 from luthier.curate.pair import Evidence, Pair, pairs_of
 from luthier.curate.step import Step
@@ -62,6 +63,9 @@ RULES: Final = (
     Rule("answer is the input", "flag", is_input),
     Rule("merged instructions", "drop", merged_instructions),
     Rule("several templates in a prompt", "flag", several_templates),
+    Rule("merged rows suspected", "flag", second_pair),
+    Rule("merged rows suspected", "flag", two_tasks),
+    Rule("merged rows suspected", "flag", task_in_answer),
     Rule("missing input", "drop", missing_input),
     Rule("missing input suspected", "flag", missing_input_likely),
     Rule("page that was not read", "drop", unread_page),
@@ -71,7 +75,9 @@ RULES: Final = (
     Rule("pretends to have done it", "drop", pretends),
     Rule("cut in a sentence", "drop", cut_in_sentence),
     Rule("cut in code", "drop", cut_in_code),
+    Rule("cut in code", "drop", cut_python),
     Rule("ends openly", "flag", ends_open),
+    Rule("ends openly", "flag", cut_statement),
     Rule("needless refusal", "drop", needless_refusal),
     Rule("refusal", "flag", refusal),
     Rule("speaks as an AI", "flag", speaks_as_ai),
@@ -111,4 +117,4 @@ def defects(examples: Sequence[Example]) -> list[Entry]:
     return entries
 
 
-DEFECTS: Final = Step("defects", 1, defects)
+DEFECTS: Final = Step("defects", 2, defects)

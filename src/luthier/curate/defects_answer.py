@@ -1,8 +1,9 @@
-"""Defects of an answer that its words show: empty, an echo, a refusal, a pretence, template markers."""
+"""Defects of an answer that its words show: empty, an echo, a pretence, template markers."""
 
 import re
 from typing import Final
 
+from luthier.curate.defects_refusal import refuses
 from luthier.curate.pair import Evidence, Pair
 from luthier.curate.prompts import ABOUT_ENCODING, ABOUT_MARKERS
 
@@ -99,111 +100,6 @@ def is_input(pair: Pair) -> Evidence | None:
     return Evidence("the answer is the input over again")
 
 
-_CANNOT: Final = (
-    r"(?:can['’]?t|cannot|can not|could not|couldn['’]?t|won['’]?t(?: be able to)?|will not(?: be able to)?"
-    r"|(?:am |['’]m )?(?:unable|not able)(?: to)?"
-    r"|must (?:respectfully )?decline(?: to)?|(?:do not|don['’]t) (?:feel comfortable|have (?:access|the ability))"
-    r"|(?:am |['’]m )?not (?:comfortable|capable|designed|programmed|allowed|permitted))"
-)
-_REFUSES: Final = re.compile(
-    r"\W*(?:(?:(?:i['’]?m|i am|we are)\s+(?:really |very |so |truly )?(?:sorry|afraid)|sorry|(?:i|my"
-    r"|we) apologi[sz]e\w*"
-    rf"|my apologies|unfortunately|regrettably)\b[^.\n]{{0,80}}?\b{_CANNOT}"
-    rf"|(?:as|being) an? (?:\w+ )?(?:ai|artificial intelligence|language model"
-    rf"|assistant)\b[^.\n]{{0,120}}?\b(?:{_CANNOT}"
-    r"|(?:do not|don['’]t) have|not possible)"
-    rf"|i ?{_CANNOT}\s(?:in good conscience )?"
-    r"(?:assist|help (?!but|\w+ing)|provide|fulfil|comply|answer|write|create|generate|do (?:that|this)"
-    r"|complete|support"
-    r"|engage|discuss|perform|participate|respond|give you (?!enough)|offer|produce|process|this|that|your|with|to)"
-    r"|i['’]m (?:unable|not able) to\b|it (?:is|would be) (?:not (?:appropriate|ethical)|inappropriate"
-    r"|unethical) for me)",
-    re.IGNORECASE,
-)
-_SORRY: Final = ("sorry", "can't", "can’t", "cannot", "can not", "unable", "not able", "won't", "won’t",
-                 "not comfortable",
-                 "decline", "n't", "n’t", "will not", "could not", "apolog", "unfortunately", "regrettably",
-                 "appropriate", "ethical")  # fmt: skip
-
-
-def _refuses(pair: Pair) -> re.Match[str] | None:
-    """The words with which an answer that may be judged for it begins to refuse."""
-    if not pair.answer or pair.kind != "conversation" or pair.tools:
-        return None
-    head = pair.low[:200]
-    return _REFUSES.match(pair.answer) if any(word in head for word in _SORRY) else None
-
-
-def refusal(pair: Pair) -> Evidence | None:
-    """The answer begins by refusing. For review only: to a harmful request a refusal is the right answer.
-
-    Not a defect, so not flagged: of a page or picture that it cannot see; in a preference, where somebody preferred it;
-    in a labelled answer that is wanted; with tools, which bound what an assistant can do. Not caught: a refusal after
-    other words, or in another language than English.
-    """
-    match = _refuses(pair)
-    if match is None or needless_refusal(pair) is not None:
-        return None
-    if _UNSEEN.search(pair.low, 0, 200) and any(word in pair.asked for word in ("http", "attach", "image", "picture")):
-        return None
-    return Evidence("the answer refuses", 0, match.end())
-
-
-_UNSEEN: Final = re.compile(r"(?:access|open|view|see|browse|visit|load|read)\b")
-_WORK: Final = re.compile(
-    r"(?:please |can you |could you )?(?:write|summari[sz]e|translate|list|explain|calculate|compute|solve|convert|sort"
-    r"|rewrite|rephrase|paraphrase|classify|categori[sz]e|define|compare|complete|implement|find the|how many|how much"
-    r"|what is the (?:sum|product|capital|difference|square|area|value|average|meaning|past tense|plural))\b",
-    re.IGNORECASE,
-)
-_SUM: Final = re.compile(r"\d[\s\S]*\bhow (?:many|much|long|far|old)\b", re.IGNORECASE)
-# Words that make a refusal thinkable. A wide net, on purpose: what it holds back is only flagged.
-_TOUCHY: Final = re.compile(
-    r"kill|murder|weapon|bomb|explos|gun\b|guns\b|knife|shoot|attack|hack|malware|virus|phish|exploit|password|crack"
-    r"|steal|theft|rob\b|fraud|scam|launder|counterfeit|forge|fake|cheat|drug|cocaine|meth\b|heroin|weed|alcohol|suicid"
-    r"|self-harm|harm|abus|rape|sex|porn|nude|naked|erotic|child|minor|racis|racial|slur|hate|nazi|hitler|terror|jew"
-    r"|muslim|black|white people|gay|gender|women|men\b|immigra|relig|polit|elect|vote|president|conspir|illegal|crime"
-    r"|criminal|prison|tortur|poison|toxic|danger|threat|blackmail|bully|insult|offens|swear|curse|profan|joke about"
-    r"|manipulat|stalk|spy|track|surveil|address|phone|social security|credit card|private|personal|medical|diagnos"
-    r"|medicine|dose|symptom|treat|legal advice|lawsuit|invest|stock|gambl|bet\b|copyright|lyrics|song|entire book"
-    r"|impersonat|deepfake|propaganda|misinform|disinform|evil|devil|die\b|dead|blood|violen|war\b|fight|revenge|hurt"
-    r"|current|latest|today|tomorrow|yesterday|now\b|weather|news|recent|real-time|live\b|near me|feel"
-    r"|opinion|favou?rite"
-    r"|you think|your |are you|do you|you like|image|photo|picture|video|audio|file|attach|http|www\.|link|website"
-    r"|browse|search|e-?mail|send|call\b|book a|order\b|remind|alarm",
-    re.IGNORECASE,
-)
-
-
-def needless_refusal(pair: Pair) -> Evidence | None:
-    """A short refusal of plain work: mathematics, or a prompt that starts as text work does and holds nothing touchy.
-
-    Dropped, because a model trained on it refuses what it could do. Three conditions must hold together: the answer is
-    a refusal and little else (under 60 words), the prompt is work that a text model does, and none of a wide list of
-    words occurs that could make a refusal right (harm, persons, advice, today's facts, media, the model itself).
-    Whatever fails one of them is only flagged. Safety data keeps all its refusals.
-    """
-    found = _refuses(pair)
-    if found is None or not pair.first or pair.system or len(pair.words) >= 60:
-        return None
-    if not _WORK.match(pair.prompt) and not _SUM.search(pair.prompt):
-        return None
-    if _TOUCHY.search(pair.prompt) or missing(pair.low):
-        return None
-    return Evidence("the answer refuses plain work", 0, found.end())
-
-
-def missing(low: str) -> bool:
-    """Whether an answer in lower case says, rightly, that something was not given, or asks for it."""
-    return any(
-        words in low
-        for words in ("please provide", "please share", "could you provide", "can you provide", "could you share",
-                      "provide me with", "please paste", "you provide", "more context", "more information",
-                      "not provided",
-                      "didn't provide", "haven't provided", "no text", "i don't see", "i don’t see", "please give")
-    )  # fmt: skip
-
-
 _AI: Final = re.compile(
     r"\b(?:as|i['’]?m|i am|being)(?: just| only| simply)? an? (?:helpful )?(?:\w+ )?"
     r"(?:ai|artificial intelligence|language model|large language model|chatbot|virtual assistant)"
@@ -228,7 +124,7 @@ def speaks_as_ai(pair: Pair) -> Evidence | None:
                                                               or "assistant" in pair.low):  # fmt: skip
         return None
     match = _AI.search(pair.answer)
-    if match is None or _ABOUT_AI.search(pair.prompt) or _refuses(pair):
+    if match is None or _ABOUT_AI.search(pair.prompt) or refuses(pair):
         return None
     return Evidence(pair.answer[max(0, match.start() - 40) : match.end() + 40], match.start(), match.end())
 

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from luthier.curate.pair import Evidence, Pair, looks_like_code
+from luthier.curate.pair import Evidence, Pair
 
 AT_LEAST: Final = 20  # words of an answer before its end says anything: shorter ones are labels, names and titles
 
@@ -19,13 +19,70 @@ _LAST: Final = re.compile(r"([a-z]+)[,-]?\Z")
 _ENDED: Final = re.compile(r"[.!?:;…。！？)\]}>\"'”’»*_`|~$=/\\]\s*\Z")
 _ITEM: Final = re.compile(r"\s*(?:[-*+•·–—|>#\\]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)]|[A-Z][\w ]{0,30}:)\s")
 _SENTENCE: Final = re.compile(r"[.!?][\"'”’)\]]*(?:\s|\Z)")
-_TAIL_WANTED: Final = re.compile(
+TAIL_WANTED: Final = re.compile(
     r"\b(?:continue|complete|finish|next word|fill|blank|poem|lyrics|haiku|verse|song|rhyme|rap|limerick|autocomplete"
     r"|sentence fragment|opening|opening line|beginning|first (?:line|half|part)|prefix|without punctuation"
     r"|no punctuation"
     r"|lower-?case|tokenize|keywords?|prepositions?|conjunctions?|articles?|stop ?words?|pronouns?)\b",
     re.IGNORECASE,
 )
+
+
+# Words that nothing ends on, for answers of any length: articles, and what joins a clause to the next.
+_OPENING: Final = {
+    "en": "the an and or their its our your my because although whose into every if than which when while a",
+    "de": "der dem den des ein eine einer einem einen eines und oder weil dass sowie beim vom zum zur für deren dessen",
+    "fr": "le la les un une des du et ou que qui de à dans pour avec par aux leur leurs dont",
+    "es": "el la los las un una unos unas y e o de del que en con por para al su sus cuyo",
+    "it": "il lo la gli le un una uno e o di del della dei delle che in con per da nel nella al alla dal",
+    "pt": "o a os as um uma e ou de do da dos das que em na nos nas com por para ao seu sua",
+    "nl": "de het een en of van voor met omdat zodat hun onze naar",
+    "sv": "en ett och eller att som med av för från till hos vars",
+    "pl": "i oraz lub albo w z do że który która które dla przez ponieważ od",
+    "ru": "и или в на с к по из у для что который которая которые от чтобы потому",
+}
+_OPENINGS: Final = {name: frozenset(words.split()) for name, words in _OPENING.items()}
+_LOWER: Final = re.compile(r"[^\W\d_]+\Z")
+
+
+def _stops_short(pair: Pair) -> Evidence | None:
+    """An answer in prose whose last word opens what should follow, in the language whose such words it has most of."""
+    text = (pair.answer or "").rstrip()
+    if not text[-1:].isalpha() or pair.kind == "text" or len(pair.words) < 3 or len(text) > 4000:
+        return None
+    match = _LOWER.search(text[-16:])
+    word = match[0] if match else ""
+    if not any(word in words for words in _OPENINGS.values()):
+        return None
+    said = [part.lower() for part in pair.words]
+    name = max(_OPENINGS, key=lambda name: sum(part in _OPENINGS[name] for part in said))
+    if word not in _OPENINGS[name] or (name != "en" and sum(part in _OPENINGS[name] for part in said) < 3):
+        return None
+    if TAIL_WANTED.search(pair.prompt) or _LETTERED.search(text[-30:]) or pair.looks_like_code:
+        return None
+    if any(_ITEM.match(part) for part in text.split("\n")) and len(said) < AT_LEAST:
+        return None
+    if text.rpartition("\n")[2].count(" ") < 2 or len(pair.prompt) < 10:
+        return None
+    return Evidence(f"ends in {text[-40:]!r}", max(0, len(text) - 60), len(text))
+
+
+_ENTRY: Final = re.compile(r"\s*\S.{0,80}?(?::| [-–—→]) ?\S")
+
+
+def _stub(pair: Pair) -> Evidence | None:
+    """A list of "this: that" whose last line has only a "this"."""
+    text = (pair.answer or "").rstrip()
+    if not text[-1:].isalpha() or text.count("\n") < 3 or pair.kind == "text" or pair.looks_like_code:
+        return None
+    *others, last = (part for part in text.split("\n") if part.strip())
+    if len(others) < 3 or len(last.split()) > 3 or _ENTRY.match(last) or not all(map(_ENTRY.match, others)):
+        return None
+    return (
+        None
+        if TAIL_WANTED.search(pair.prompt)
+        else Evidence("the last entry is a stub", len(text) - len(last), len(text))
+    )
 
 
 def _last_line(pair: Pair) -> str:
@@ -37,7 +94,7 @@ def _last_line(pair: Pair) -> str:
     if not text or not (text[-1].isascii() and (text[-1].isalpha() or text[-1] in ",-")) or len(pair.words) < AT_LEAST:
         return ""
     line = text.rpartition("\n")[2]
-    if line.count(" ") < 5 or _TAIL_WANTED.search(pair.prompt) or looks_like_code(text):
+    if line.count(" ") < 5 or TAIL_WANTED.search(pair.prompt) or pair.looks_like_code:
         return ""
     return line
 
@@ -70,7 +127,9 @@ def ends_open(pair: Pair) -> Evidence | None:
         at = text.rindex("```")
         return Evidence("a code fence is never closed", at, at + 3)
     line = _last_line(pair)
-    if not line or cut_in_sentence(pair) is not None:
+    if not line:
+        return _stops_short(pair) or _stub(pair)
+    if cut_in_sentence(pair) is not None:
         return None
     assert text is not None
     end = len(text.rstrip())

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from luthier.curate.defects_answer import missing
+from luthier.curate.defects_refusal import missing
 from luthier.curate.pair import Evidence, Pair
 
 _NUMBERED: Final = re.compile(r"^\s*(?:###[ \t]*)?\d{1,3}\.[ \t]*instruction[ \t]*:", re.IGNORECASE | re.MULTILINE)

@@ -3,13 +3,12 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
-from luthier.curate.clusters import preference_order, rank
+from luthier.curate.clusters import preference_order, rank, repeated
 from luthier.curate.example import Entry, Example
 from luthier.curate.folder import Dataset
 
@@ -25,6 +24,8 @@ _QUOTES = str.maketrans("“”„«»‘’‚`´", '"""""' + "'''''")
 
 def even_out(text: str) -> str:
     """NFKC, lower case, one kind of quotation marks, single spaces, no punctuation at the ends of words."""
+    if not text:
+        return text
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     if "!" in text:
@@ -33,40 +34,40 @@ def even_out(text: str) -> str:
 
 
 class _Rows(NamedTuple):
-    """What is known of the examples of a batch, column by column."""
+    """What is known of the examples of a batch, column by column; hashes are of 128 bits, (n, 2) uint64."""
 
     ids: np.ndarray  # bytes
-    whole: np.ndarray  # bytes, 16 each: hash of everything, the label of a labelled answer aside
-    full: np.ndarray  # bytes, 16 each: hash of everything
-    asked: np.ndarray  # bytes, 16 each: hash of all but the last answer
+    whole: np.ndarray  # hash of everything, the label of a labelled answer aside
+    full: np.ndarray  # hash of everything
+    asked: np.ndarray  # hash of all but the last answer
     ranking: np.ndarray  # int64, of `rank`
 
-
-def _hash(parts: Sequence[str]) -> bytes:
-    # Lengths make the joined text unambiguous. The last byte is set: numpy strips zeros from the end of bytes.
-    text = "\x1f".join(f"{len(part)}:{part}" for part in parts)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=15).digest() + b"\x01"
+    def only(self, rows: np.ndarray) -> "_Rows":
+        """Some of the rows."""
+        return _Rows(*(column[rows] for column in self))
 
 
 def _read(examples: list[Example]) -> _Rows:
-    ids, whole, full, asked = [], [], [], []
+    whole, full, asked = bytearray(), bytearray(), bytearray()
     for example in examples:
         record = example.record
-        head = [record.kind, even_out(record.tools), even_out(record.text)]
-        turns: list[list[str]] = []
-        for name in ("messages", "chosen", "rejected"):
-            turns += [
-                [name, turn.role, even_out(turn.content), even_out(turn.tool_calls), turn.name]
-                for turn in getattr(record, name)
-            ]
+        # No text that was evened out has a separator in it, and `repr` of a name has none either.
+        turns = [
+            f"\x1f{place}\x1f{turn.role}\x1f{even_out(turn.content)}\x1f{even_out(turn.tool_calls)}\x1f{turn.name!r}"
+            for place, side in (("", record.messages), ("chosen", record.chosen), ("rejected", record.rejected))
+            for turn in side
+        ]
         answers = len(record.chosen) + len(record.rejected) or 1
-        flat = head + [value for turn in turns for value in turn]
-        ids.append(example.id.encode())
-        whole.append(_hash(flat))
-        full.append(_hash([*flat, str(record.label)]))
-        asked.append(_hash(head + [value for turn in turns[:-answers] for value in turn]))
-    digests = (np.array(values, "S16") for values in (whole, full, asked))
-    return _Rows(np.array(ids), *digests, rank(examples))
+        said = f"{record.kind}\x1f{even_out(record.tools)}\x1f{even_out(record.text)}{''.join(turns[:-answers])}"
+        made = blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16)
+        asked += made.digest()
+        made.update("".join(turns[-answers:]).encode("utf-8", "surrogatepass"))
+        whole += made.digest()
+        if record.label is not None:
+            made.update(f"\x1f{record.label}".encode())
+        full += made.digest()
+    hashes = (np.frombuffer(values, np.uint64).reshape(-1, 2) for values in (whole, full, asked))
+    return _Rows(np.array([example.id for example in examples], np.bytes_), *hashes, rank(examples))
 
 
 def exact_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] | None = None) -> list[Entry]:
@@ -79,16 +80,27 @@ def exact_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] 
     batches = [made for made in dataset.map(_read, workers=workers) if len(made.ids)]
     if not batches:
         return []
-    rows = _Rows(*(np.concatenate(column) for column in zip(*batches, strict=True)))
-    position = preference_order(rows.ranking, rows.ids)
-    order = np.lexsort((position, rows.full))
-    first = np.r_[True, rows.full[order][1:] != rows.full[order][:-1]]
+    every = _Rows(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+    del batches
+    # Most are found to be alone by the first half of the hash.
+    alike = np.flatnonzero(repeated(every.full[:, 0]))
+    rows = every.only(alike)
+    order = np.lexsort((preference_order(rows.ranking, rows.ids), rows.full[:, 1], rows.full[:, 0]))
+    first = np.r_[True, (rows.full[order][1:] != rows.full[order][:-1]).any(1)][: len(order)]
     kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
     pairs = sorted(zip(rows.ids[order[~first]].tolist(), rows.ids[kept[~first]].tolist(), strict=True))
     entries = [Entry(one.decode(), "duplicate", REASON, score=1.0, counterpart=other.decode()) for one, other in pairs]
-    left = order[first]
-    said = np.unique(np.stack([rows.asked[left], rows.whole[left]], 1), axis=0)  # labels aside
     if notes is not None:
-        notes["prompts with several different answers"] += int((np.unique(said[:, 0], return_counts=True)[1] > 1).sum())
-        notes["answers labelled both wanted and unwanted"] += len(left) - len(said)
+        stays = np.ones(len(every.ids), bool)
+        stays[alike[order[~first]]] = False
+        left = every.only(np.flatnonzero(stays))
+        left = left.only(np.flatnonzero(repeated(left.asked[:, 0])))
+        said = np.unique(np.concatenate([left.asked, left.whole], 1), axis=0)  # labels aside
+        notes["prompts with several different answers"] += int((_numbers(said[:, :2]) > 1).sum())
+        notes["answers labelled both wanted and unwanted"] += len(left.ids) - len(said)
     return entries
+
+
+def _numbers(hashes: np.ndarray) -> np.ndarray:
+    """How often each hash is there."""
+    return np.unique(hashes, axis=0, return_counts=True)[1]

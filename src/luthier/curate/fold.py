@@ -1,7 +1,6 @@
 """What an example is after everything that was decided about it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from luthier.curate.example import LEAVES, Entry, Example, get_field, set_field
 
@@ -33,24 +32,26 @@ def fold(example: Example, entries: Sequence[Entry]) -> tuple[Example, Entry | N
     Returns:
         the example; what takes it out (`outcome`); the number of edits that no longer apply.
     """
-    void = 0
+    if not entries:
+        return example, None, 0
+    record, category, side, flags = example.record, example.category, example.side, example.flags
+    repeats, void = example.repeats, 0
     for entry in entries:
         match entry.action:
             case "edit":
-                if get_field(example.record, entry.field) == entry.before:
-                    example = replace(example, record=set_field(example.record, entry.field, entry.after))
+                if get_field(record, entry.field) == entry.before:
+                    record = set_field(record, entry.field, entry.after)
                 else:
                     void += 1
             case "flag":
-                example = replace(example, flags=example.flags | {entry.reason})
+                flags = flags | {entry.reason}
             case "split":
-                if not example.side:
-                    example = replace(example, side=entry.after)
+                side = side or entry.after
             case "repeat":
-                example = replace(example, repeats=entry.score)
+                repeats = entry.score
             case "category":
-                example = replace(example, category=entry.after)
-    return example, outcome(entries), void
+                category = entry.after
+    return Example(example.id, record, example.source, category, side, flags, repeats), outcome(entries), void
 
 
 REVIEWED = "reviewed"  # the reason of what a person decided

@@ -9,59 +9,32 @@
 A process that is killed leaves files that dataset.json does not name; the next writer removes them.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from luthier.core.errors import DataError
-from luthier.core.files import hash_file, hash_json, read_json, write_json
-from luthier.curate.example import Entry, Example
+from luthier.core.files import hash_file, read_json, write_json
+from luthier.curate.example import LEAVES, Entry, Example
 from luthier.curate.fold import fold, outcome
-from luthier.curate.ledger import UNDO, read_batch, read_pass, to_entries, write_pass
+from luthier.curate.ledger import UNDO, facts, read_batch, read_pass, to_entries, write_pass
+from luthier.curate.stored import COLUMNS, QUARANTINED, Stored, record_of, tables_of, write_records
+from luthier.curate.stored import example_id as example_id
+from luthier.curate.workers import open_pool, ordered
 from luthier.data.dataset_folder import FORMAT, STATE, is_dataset_folder
-from luthier.data.records import record_from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 BATCH = 2048  # records of a row group, which is what a worker gets at a time
-PRELOAD = (
-    "luthier.curate.run", "luthier.curate.repair", "luthier.curate.defects", "luthier.curate.language",
-    "luthier.curate.slop", "luthier.curate.personal", "luthier.curate.near", "luthier.curate.leaks",
-    "pyarrow.parquet", "pyarrow.compute",
-)  # fmt: skip
-QUARANTINED = "quarantined"  # kind of a stored row that no format fits; its content is {"row": …} or {"line": …}
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A row of a records file. `content` is canonical JSON of `Record.as_json`, or of what could not be read."""
-
-    id: str
-    source: str
-    where: str
-    kind: str
-    content: str
-    group: str = ""
-    category: str = ""
-    meta: str = "{}"
-
-
-COLUMNS = tuple(Stored.__slots__)
-
-
-def example_id(content: str, source: str, copy: int) -> str:
-    """The id of the `copy`-th row (from 0) of a source with this canonical content."""
-    return hash_json([content, source, copy])[:20]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,58 +92,94 @@ class View:
         kept = [(made, gone.get(made.number, set())) for made in self.passes if made.step != UNDO]
         return [(made, without) for made, without in kept if without is not None]
 
-    def entries(self, index: int) -> dict[str, list[tuple[int, Entry]]]:
-        """What holds for each example of batch `index`, with the number of its pass, in order; nothing taken back."""
+    def entries(
+        self, index: int, *, records: Collection[str] | None = None, actions: Collection[str] | None = None
+    ) -> dict[str, list[tuple[int, Entry]]]:
+        """What holds for each example of batch `index`, with the number of its pass, in order; nothing taken back.
+
+        Args:
+            records, actions: only entries about these examples, or of these actions; the others are not even made.
+        """
         found: dict[str, list[tuple[int, Entry]]] = {}
         for made, without in self.holding():
-            for entry in to_entries(read_batch(self.path / made.file, index)):
+            for entry in to_entries(_only(read_batch(self.path / made.file, index), record=records, action=actions)):
                 if entry.record not in without:
                     found.setdefault(entry.record, []).append((made.number, entry))
         return found
 
-    def stored(self, index: int) -> list[Stored]:
-        """Batch `index` as it was read."""
-        import pyarrow.parquet as pq
-
+    def table(self, index: int, columns: Sequence[str] = COLUMNS) -> "pa.Table":
+        """These columns of batch `index` as it was read."""
         name, group = self.batches[index]
-        table = pq.ParquetFile(self.path / name).read_row_group(group)
+        return _open(self.path / name).read_row_group(group, columns=list(columns))
+
+    def stored(self, index: int, *, records: Collection[str] | None = None) -> list[Stored]:
+        """Batch `index` as it was read, or those of its rows that have these ids."""
+        table = _only(self.table(index), id=records)
         columns = [table.column(column).to_pylist() for column in COLUMNS]
         return [Stored(*values) for values in zip(*columns, strict=True)]
 
     def folded(self, index: int, *, only: str | None = None) -> list[Folded]:
         """Batch `index`, every row of it (or the one with the id `only`), after all passes."""
-        rows = [row for row in self.stored(index) if only is None or row.id == only]
-        entries = self.entries(index)
+        wanted = None if only is None else [only]
+        entries = self.entries(index, records=wanted)
         made = []
-        for row in rows:
+        for row in self.stored(index, records=wanted):
             decided = [entry for _, entry in entries.get(row.id, ())]
             if row.kind == QUARANTINED:
                 made.append(Folded(row, None, decided[0] if decided else None, 0))
                 continue
-            meta = json.loads(row.meta) if row.meta != "{}" else {}
-            record = record_from_json(json.loads(row.content), where=row.where, group=row.group, meta=meta)
-            example = Example(row.id, record, row.source, row.category)
-            made.append(Folded(row, *fold(example, decided)) if decided else Folded(row, example, None, 0))
+            example = Example(row.id, record_of(row), row.source, row.category)
+            made.append(Folded(row, *fold(example, decided)))
         return made
 
     def categories(self, index: int) -> dict[str, str]:
         """Example → category, of what batch `index` has in the dataset; without reading what the examples say."""
-        import pyarrow.parquet as pq
+        import pyarrow.compute as pc
 
-        name, group = self.batches[index]
-        table = pq.ParquetFile(self.path / name).read_row_group(group, columns=["id", "kind", "category"])
-        ids, kinds, categories = (table[column].to_pylist() for column in ("id", "kind", "category"))
-        decided = self.entries(index)
-        made = {}
-        for key, kind, category in zip(ids, kinds, categories, strict=True):
-            entries = [entry for _, entry in decided.get(key, ())]
-            if kind != QUARANTINED and outcome(entries) is None:
-                made[key] = next((entry.after for entry in reversed(entries) if entry.action == "category"), category)
+        table = self.table(index, ("id", "kind", "category"))
+        table = table.filter(pc.not_equal(table["kind"], QUARANTINED))
+        made = dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
+        for key, found in self.entries(index, actions=(*LEAVES, "keep", "category")).items():
+            entries = [entry for _, entry in found]
+            if outcome(entries) is not None:
+                made.pop(key, None)
+            elif key in made:
+                made[key] = next((e.after for e in reversed(entries) if e.action == "category"), made[key])
         return made
 
     def examples(self, index: int) -> list[Example]:
         """Batch `index`, only what is in the dataset."""
-        return [made.example for made in self.folded(index) if made.out is None and made.example is not None]
+        entries = self.entries(index)
+        made = []
+        for row in self.stored(index):
+            decided = [entry for _, entry in entries.get(row.id, ())]
+            if row.kind != QUARANTINED and outcome(decided) is None:  # what is out is not parsed
+                made.append(fold(Example(row.id, record_of(row), row.source, row.category), decided)[0])
+        return made
+
+
+def _only(table: "pa.Table", **wanted: Collection[str] | None) -> "pa.Table":
+    """The rows in which each of these columns has one of these values; None is any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column, values in wanted.items():
+        if values is not None:
+            table = table.filter(pc.is_in(table[column], value_set=pa.array(sorted(values), pa.string())))
+    return table
+
+
+def _open(path: Path) -> "pq.ParquetFile":
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, metadata=_metadata(path, *facts(path)))
+
+
+@lru_cache(maxsize=16)  # every batch of a file would read the description of all of them again
+def _metadata(path: Path, changed: int, size: int) -> "pq.FileMetaData":
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path)
 
 
 def _call(view: View, make: Callable[[View, int], list[Any]], function: Callable[[list[Any]], T], index: int) -> T:
@@ -246,22 +255,13 @@ class Dataset:
         view = self.view
         call = partial(_call, view, make, function)
         indices = [index for index, (file, _) in enumerate(view.batches) if files is None or file in files]
-        if workers == 1 or len(indices) <= 1:
-            yield from map(call, indices)
-            return
-        yield from self._workers(workers).map(call, indices)
+        yield from self.run(call, indices, workers=workers if len(indices) > 1 else 1)
 
-    def _workers(self, number: int) -> ProcessPoolExecutor:
-        """Worker processes, kept until `close`: what a step needs, a language model of lingua say, takes time to load.
-
-        They are started afresh from a server that has the steps loaded, not forked from here: a fork of a process with
-        threads can hang.
-        """
-        if self._pool is None:
-            context = get_context("forkserver")
-            context.set_forkserver_preload(list(PRELOAD))
-            self._pool = ProcessPoolExecutor(number, mp_context=context)
-        return self._pool
+    def run(self, function: Callable[[Item], T], items: Iterable[Item], *, workers: int = 1) -> Iterator[T]:
+        """A picklable function of each item, in order, in this object's workers; they are kept until `close`."""
+        if workers > 1 and self._pool is None:
+            self._pool = open_pool(workers)
+        return ordered(self._pool if workers > 1 else None, function, items, workers)
 
     def close(self) -> None:
         """End the worker processes. The folder may be used again; they are then started again."""
@@ -280,11 +280,9 @@ class Dataset:
     def _batches_of(self, records: Sequence[str]) -> np.ndarray:
         """(n,) int32, the batch of each of these ids; −1 for ""."""
         if self._places is None:
-            import pyarrow.parquet as pq
-
-            ids, batches = [], []
-            for index, (file, group) in enumerate(self.view.batches):
-                column = pq.ParquetFile(self.path / file).read_row_group(group, columns=["id"])["id"]
+            view, ids, batches = self.view, [], []
+            for index in range(len(view.batches)):
+                column = view.table(index, ["id"])["id"]
                 ids.append(np.array(column.to_pylist(), "S"))
                 batches.append(np.full(len(column), index, np.int32))
             every, index = (
@@ -310,9 +308,13 @@ class Dataset:
 
     def add_records(self, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]]) -> str:
         """Write a further records file. Like a pass it counts for the folder with `commit`. Returns its name."""
+        return self.add_tables(tables_of(rows, BATCH), sources)
+
+    def add_tables(self, tables: Iterable["pa.Table"], sources: Sequence[Mapping[str, Any]]) -> str:
+        """As `add_records`, of tables with the columns of `Stored`, of any lengths."""
         name = f"records/{len(self.state['records']) + 1:04}.parquet"
         self._places = None
-        number, batches = write_records(self.path / name, rows)
+        number, batches = write_records(self.path / name, tables, BATCH)
         item = {"file": name, "sha256": hash_file(self.path / name), "rows": number, "batches": batches}
         self.state = self.state | {
             "records": [*self.state["records"], item], "sources": [*self.state["sources"], *sources],
@@ -329,19 +331,12 @@ class Dataset:
                     file.unlink()
 
 
-def write_records(path: Path, rows: Iterable[Stored]) -> tuple[int, int]:
-    """Write a records file in row groups of `BATCH`; returns the numbers of rows and of row groups."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema, number, batches = pa.schema([(column, pa.string()) for column in COLUMNS]), 0, 0
-    remaining = iter(rows)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while batch := list(islice(remaining, BATCH)):
-            columns = {column: [getattr(row, column) for row in batch] for column in COLUMNS}
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=BATCH)
-            number, batches = number + len(batch), batches + 1
-    return number, batches
+def start(path: Path, version: str) -> Dataset:
+    """A new folder without records at `path`, which exists and is empty, made by this version of Luthier."""
+    (path / "records").mkdir()
+    state = {"format": FORMAT, "luthier": version, "sources": [], "records": [], "passes": [], "data": []}
+    write_json(path / STATE, state)
+    return Dataset(path)
 
 
 def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, Any]], version: str) -> Dataset:
@@ -352,9 +347,6 @@ def create(path: Path, rows: Iterable[Stored], sources: Sequence[Mapping[str, An
         sources: name, sha256 and number of rows of each file that was read.
         version: of Luthier.
     """
-    (path / "records").mkdir()
-    state = {"format": FORMAT, "luthier": version, "sources": [], "records": [], "passes": [], "data": []}
-    write_json(path / STATE, state)
-    dataset = Dataset(path)
+    dataset = start(path, version)
     dataset.add_records(rows, sources)
     return dataset

@@ -9,33 +9,43 @@ Two records are tied when
 A group is all that hangs together by such ties.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from luthier.curate.clusters import repeated
+from luthier.curate.example import SIDES
 from luthier.curate.folder import Dataset, Folded
 from luthier.curate.leaks_index import LONG, TRIVIAL
 from luthier.curate.leaks_text import tokenise, whole
 from luthier.curate.ledger import read_pass
-from luthier.data.split import Key, key_of
+from luthier.data.split import fraction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BOTH: Final = "ties both sides"  # reason of a record that was refused a side; it ties nothing any more
 DOCUMENT: Final = ("document", "document_id", "doc_id", "source_document")
 CONVERSATION: Final = ("conversation", "conversation_id", "thread_id")
 PARENT: Final = ("parent", "parent_id", "seed", "seed_id", "seed_task")
 _OWN: Final = ("id", "record_id")  # names that a child's parent may mean
+_ID = re.compile(r"[0-9a-f]{20}")
+_PRIME: Final = (1 << 64) - 59
 
 
 class _Read(NamedTuple):
     """A batch of rows: what a split has to know of each, and the names that tie it (row in the batch, hash of name)."""
 
-    ids: list[str]
-    keys: list[Key]
-    sides: list[str]
-    live: list[bool]
+    ids: np.ndarray  # (n,) bytes
+    keys: "pa.Array"
+    fractions: np.ndarray  # (n,) float64
+    sides: np.ndarray  # (n,) int8
+    live: np.ndarray  # (n,) bool
     names: np.ndarray  # (ties, 2) uint64
     forms: np.ndarray  # (ties, 2) uint64; of prompts and answers
 
@@ -45,31 +55,40 @@ class Ties:
     """All usable rows of a dataset, sorted by id, and what ties them.
 
     Attributes:
-        ids, keys: of each row; the key is what `data.split` decides a group by.
-        sides: the side of each row, "" for a row that has none yet.
-        live: whether the row is in the dataset; rows that were taken out tie too, and come back to their own side.
+        ids: (n,) bytes.
+        keys: what `data.split` decides a row by when it is a group of its own: "g" and the name of its group, or else
+            "r" and the id of its content. Sorted as text they are in the order of `data.split.Key`.
+        fractions: (n,) float64, of each key, see `data.split.fraction`; of rows that have no side yet.
+        sides: (n,) int8, the side of each row: 1 + its place in `SIDES`, 0 for a row that has none yet.
+        live: (n,) bool, whether the row is in the dataset; rows that were taken out tie too, and come back to their own
+            side.
         names: (ties, 2) int64: row, and a number that all rows tied by the same name share.
         pairs: (pairs, 2) int64: rows that the ledger ties.
     """
 
-    ids: list[str]
-    keys: list[Key]
-    sides: list[str]
-    live: list[bool]
+    ids: np.ndarray
+    keys: "pa.Array"
+    fractions: np.ndarray
+    sides: np.ndarray
+    live: np.ndarray
     names: np.ndarray
     pairs: np.ndarray
 
 
 def _name(kind: str, value: Any) -> int:
-    text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+    text = str(value)
+    if kind == "parent" and _ID.fullmatch(text):
+        return int(text, 16) % _PRIME  # an example's id, which every row has: a hash already
+    return int.from_bytes(blake2b(f"{kind}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _names(meta: Mapping[str, Any], group: str, record_id: str, example_id: str) -> Iterator[int]:
     if group:
         yield _name("group", group)
-    yield _name("content", record_id)
+    yield int(record_id, 16)  # 64 bits of a hash
     yield _name("parent", example_id)
+    if not meta:
+        return
     for kind, keys in (("document", DOCUMENT), ("conversation", CONVERSATION), ("parent", PARENT)):
         for key in keys:
             value = meta.get(key)
@@ -81,65 +100,76 @@ def _names(meta: Mapping[str, Any], group: str, record_id: str, example_id: str)
             yield _name("parent", value)
 
 
-def _read(rows: list[Folded]) -> _Read:
-    examples = [
+def _read(seed: int, rows: list[Folded]) -> _Read:
+    import pyarrow as pa
+
+    used = [
         (row.example, row.out is None)
         for row in rows
         if row.example is not None and (row.out is None or row.out.reason != BOTH)
     ]
-    names = [
-        (at, name)
-        for at, (example, _) in enumerate(examples)
-        for name in _names(example.record.meta, example.record.group, example.record.id, example.id)
-    ]
+    examples = [example for example, _ in used]
+    keys, fractions, names = [], [], []
+    for at, example in enumerate(examples):
+        group, content = example.record.group, example.record.id
+        keys.append(f"g{group}" if group else f"r{content}")
+        fractions.append(0.0 if example.side else fraction(seed, ("group", group) if group else ("record", content)))
+        names += [(at, name) for name in _names(example.record.meta, group, content, example.id)]
     forms = []
     for kind, least, texts in (
-        (1, TRIVIAL, [example.prompt or example.record.text for example, _ in examples]),
-        (2, LONG, [example.answer for example, _ in examples]),
+        (1, TRIVIAL, [example.prompt or example.record.text for example in examples]),
+        (2, LONG, [example.answer for example in examples]),
     ):
         tokens = tokenise(texts)
         told = np.flatnonzero(tokens.counts >= least)
         forms.append(np.stack([told.astype(np.uint64), whole(tokens)[told] + np.uint64(kind)], 1))
     return _Read(
-        [example.id for example, _ in examples],
-        [key_of(example.record) for example, _ in examples],
-        [example.side for example, _ in examples],
-        [live for _, live in examples],
+        np.array([example.id for example in examples], np.bytes_),
+        pa.array(keys, pa.large_string()),
+        np.array(fractions, np.float64),
+        np.array([SIDES.index(example.side) + 1 if example.side else 0 for example in examples], np.int8),
+        np.array([live for _, live in used], bool),
         np.array(names, np.uint64).reshape(-1, 2),
         np.concatenate(forms),
     )
 
 
-def read_ties(dataset: Dataset, *, workers: int = 1) -> Ties:
-    """What a split has to know of a dataset."""
-    ids: list[str] = []
-    keys: list[Key] = []
-    sides: list[str] = []
-    live: list[bool] = []
-    names, forms = [np.zeros((0, 2), np.uint64)], [np.zeros((0, 2), np.uint64)]
-    for made in dataset.map_folded(_read, workers=workers):
-        for part, found in ((names, made.names), (forms, made.forms)):
-            found[:, 0] += np.uint64(len(ids))
-            part.append(found)
-        for column, found in ((ids, made.ids), (keys, made.keys), (sides, made.sides), (live, made.live)):
-            column.extend(found)  # type: ignore[arg-type]
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    place = np.empty(len(ids), np.int64)
-    place[order] = np.arange(len(ids))
-    most = min(max(10, len(ids) // 20), 1000)
-    tied = np.concatenate([_shared(np.concatenate(names), len(ids)), _shared(np.concatenate(forms), most)])
+def read_ties(dataset: Dataset, *, seed: int, workers: int = 1) -> Ties:
+    """What a split has to know of a dataset.
+
+    Args:
+        seed: of the fractions.
+    """
+    import pyarrow as pa
+
+    batches = [_read(seed, [])]
+    number = 0
+    for made in dataset.map_folded(partial(_read, seed), workers=workers):
+        made.names[:, 0] += np.uint64(number)
+        made.forms[:, 0] += np.uint64(number)
+        number += len(made.ids)
+        batches.append(made)
+    ids = np.concatenate([made.ids for made in batches])
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    place = np.empty(number, np.int64)
+    place[order] = np.arange(number)
+    most = min(max(10, number // 20), 1000)
+    names = _shared(np.concatenate([made.names for made in batches]), number)
+    tied = np.concatenate([names, _shared(np.concatenate([made.forms for made in batches]), most)])
     tied = np.unique(np.stack([place[tied[:, 0].astype(np.int64)], _numbered(tied[:, 1])], 1), axis=0)
-    rows = {name: at for at, name in enumerate(ids)}
-    pairs = [(place[rows[one]], place[rows[other]]) for one, other in _pairs(dataset) if {one, other} <= rows.keys()]
     return Ties(
-        *([column[at] for at in order] for column in (ids, keys, sides, live)),
+        ids,
+        pa.concat_arrays([made.keys for made in batches]).take(order),
+        *(np.concatenate([made[column] for made in batches])[order] for column in (2, 3, 4)),
         tied,
-        np.array(sorted(pairs), np.int64).reshape(-1, 2),
+        _pairs(dataset, ids),
     )
 
 
 def _shared(ties: np.ndarray, most: int) -> np.ndarray:
     """The ties by names that two rows have, and not more than `most`."""
+    ties = ties[repeated(ties[:, 1])]  # nearly all names are of one row, and sorting pairs takes long
     ties = np.unique(ties, axis=0)  # a row may have a name twice
     _, inverse, numbers = np.unique(ties[:, 1], return_inverse=True, return_counts=True)
     return ties[(numbers[inverse] > 1) & (numbers[inverse] <= most)]
@@ -149,15 +179,19 @@ def _numbered(names: np.ndarray) -> np.ndarray:
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
-def _pairs(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    """(record, counterpart) of every duplicate and flag that holds."""
+def _pairs(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
+    """(pairs, 2) int64: places in `ids` of record and counterpart of every duplicate and flag that holds."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    found = [np.zeros((0, 2), np.int64)]
     for made, without in dataset.view.holding():
         table = read_pass(dataset.path / made.file)
         tells = pc.is_in(table["action"], value_set=pa.array(["duplicate", "flag"]))
         table = table.filter(pc.and_(tells, pc.not_equal(table["counterpart"], "")))
-        for one, other in zip(table["record"].to_pylist(), table["counterpart"].to_pylist(), strict=True):
-            if one not in without:
-                yield one, other
+        both = zip(table["record"].to_pylist(), table["counterpart"].to_pylist(), strict=True)
+        names = np.array([[part.encode() for part in pair] for pair in both if pair[0] not in without], np.bytes_)
+        if names.size and len(ids):
+            places = np.minimum(np.searchsorted(ids, names), len(ids) - 1)
+            found.append(places[(ids[places] == names).all(1)])
+    return np.concatenate(found)

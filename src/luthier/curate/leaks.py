@@ -9,8 +9,6 @@ Not found: a text in other words, or translated; a short prompt in the middle of
 16 tokens with another prompt.
 """
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,18 +18,20 @@ from typing import Final, TypedDict
 
 import numpy as np
 
-from luthier.curate.example import Entry, Example
-from luthier.curate.folder import Dataset
+from luthier.curate.example import LEAVES, Entry, Example
+from luthier.curate.fold import fold, outcome
+from luthier.curate.folder import QUARANTINED, Dataset, View, record_of
 from luthier.curate.leaks_index import OWN_SIMILAR, PROMPT, SIMILAR, EvalSet, Index, Item, build, load_index
 from luthier.curate.leaks_items import read_items
 from luthier.curate.leaks_scan import Match, scan
-from luthier.curate.leaks_text import pieces, tokenise, whole
+from luthier.curate.leaks_text import numbers_of, pieces, tokenise, whole
+from luthier.curate.ledger import read_batch
 from luthier.data.records import Record
 
 VALIDATION: Final = "validation"  # the name of what is held out, among the sets
 STRONG: Final = 0.8  # share or similarity from which on it is a leak (Llama 2's limit), and not only may be one
+_DECIDING: Final = (*LEAVES, "keep", "edit")  # actions that say whether an example is in, and what it says
 _SHOWN: Final = 100  # characters of a leaked text in a detail
-_NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,8 @@ def leaks(dataset: Dataset, evaluation: Mapping[str, Path], *, workers: int = 1)
     """
     sets = {name: read_items(path) for name, path in evaluation.items()}
     assert VALIDATION not in sets, VALIDATION
-    validation = [item for part in dataset.map(_validation, workers=workers) for item in part]
+    parts = dataset.map_batches(partial(_side, True), _items, workers, None)
+    validation = [item for part in parts for item in part]
     sets[VALIDATION] = validation
     built = [build(name, sets[name]) for name in _in_order(sets)]
     with TemporaryDirectory() as place:
@@ -132,7 +133,7 @@ def leaks(dataset: Dataset, evaluation: Mapping[str, Path], *, workers: int = 1)
             one.index.save(folder)
         ids: list[str] = []
         matches: list[list[Match]] = [[] for _ in built]
-        for names, found in dataset.map(partial(_scan, folders), workers=workers):
+        for names, found in dataset.map_batches(partial(_side, False), partial(_scan, folders), workers, None):
             for all_found, more in zip(matches, found, strict=True):
                 all_found += (_moved(match, len(ids)) for match in more)
             ids += names
@@ -161,8 +162,40 @@ def _moved(match: Match, by: int) -> Match:
     return Match(match.row + by, match.text, match.how, match.score, match.field, match.key, match.answer)
 
 
-def _validation(examples: list[Example]) -> list[Item]:
-    return [held_out(example.record, example.id) for example in examples if example.side == VALIDATION]
+def _held(view: View, index: int) -> set[str]:
+    """Ids of a batch's records that are on the validation side.
+
+    The columns of the ledger tell who may be: to make an entry of each record's side would take longer than the rest.
+    """
+    import pyarrow.compute as pc
+
+    named: set[str] = set()
+    for made, _ in view.holding():
+        table = read_batch(view.path / made.file, index)
+        if len(table):
+            on_it = pc.and_(pc.equal(table["action"], "split"), pc.equal(table["after"], VALIDATION))
+            named.update(table["record"].filter(on_it).to_pylist())
+    sides = view.entries(index, records=named, actions=("split",))
+    return {key for key, decided in sides.items() if next((e.after for _, e in decided if e.after), "") == VALIDATION}
+
+
+def _side(validation: bool, view: View, index: int) -> list[tuple[str, Record]]:
+    """(id, record) of a batch's examples that are held out, or of all others; only these are parsed."""
+    held = _held(view, index)
+    wanted = held if validation else None
+    entries = view.entries(index, records=wanted, actions=_DECIDING)
+    made = []
+    for row in view.stored(index, records=wanted):
+        decided = [entry for _, entry in entries.get(row.id, ())]
+        if row.kind == QUARANTINED or (row.id in held) is not validation or outcome(decided) is not None:
+            continue
+        record = record_of(row)
+        made.append((row.id, fold(Example(row.id, record), decided)[0].record if decided else record))
+    return made
+
+
+def _items(records: list[tuple[str, Record]]) -> list[Item]:
+    return [held_out(record, key) for key, record in records]
 
 
 @lru_cache(maxsize=64)
@@ -170,10 +203,9 @@ def _index_at(folder: Path) -> Index:
     return load_index(folder)
 
 
-def _scan(folders: tuple[Path, ...], examples: list[Example]) -> tuple[list[str], list[list[Match]]]:
-    """Ids of the training examples of a batch, and their matches for each set."""
-    train = [example for example in examples if example.side != VALIDATION]
-    return [example.id for example in train], scan([e.record for e in train], [_index_at(f) for f in folders])
+def _scan(folders: tuple[Path, ...], records: list[tuple[str, Record]]) -> tuple[list[str], list[list[Match]]]:
+    """Ids of training records, and their matches for each set."""
+    return [key for key, _ in records], scan([record for _, record in records], [_index_at(f) for f in folders])
 
 
 def _judged(built: Sequence[EvalSet], found: Sequence[Sequence[Match]]) -> tuple[list[Leak], LeakTable]:
@@ -215,7 +247,7 @@ def _compare(one: EvalSet, match: Match) -> tuple[float, Sequence[int]]:
 
 def _similarity(one: str, other: str, common: np.ndarray) -> float:
     """Jaccard similarity of the pieces of two prompts; 0 when their numbers or the pieces that tell differ."""
-    if Counter(_NUMBER.findall(one)) != Counter(_NUMBER.findall(other)):
+    if numbers_of(one) != numbers_of(other):
         return 0.0
     first, second = _pieces_of(one), _pieces_of(other)
     likeness = _jaccard(first, second)

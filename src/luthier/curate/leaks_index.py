@@ -21,7 +21,18 @@ from typing import Final
 
 import numpy as np
 
-from luthier.curate.leaks_text import NGRAM, ngrams, pieces, tokenise, whole
+from luthier.curate.leaks_text import (
+    NGRAM,
+    PIECE_BITS,
+    PIECE_MASK,
+    Tokens,
+    distinct,
+    ngrams,
+    number_names,
+    pieces,
+    tokenise,
+    whole,
+)  # fmt: skip
 
 COVERED: Final = 0.5  # share of a text's tokens
 LONG: Final = 16  # tokens that must be covered
@@ -58,7 +69,8 @@ class Index:
     Attributes:
         same, same_text: sorted hashes of whole prompts, and the text of each.
         runs, run_text, run_place: sorted hashes of runs of tokens that are evidence, the text of each, its place there.
-        pieces, piece_text: sorted pieces to look for in short prompts, and the text of each.
+        pieces, piece_text: sorted pieces to look for in short prompts, the name of the text's numbers (`number_names`)
+            above each, and the text of each.
         needed: (texts,) how many of its `pieces` a prompt must have to be similar to the text.
         every_piece, piece_starts: all pieces of the short prompts, sorted; and (texts + 1,) where each text's begin.
         common_pieces: sorted pieces that are no evidence.
@@ -146,32 +158,36 @@ def build(name: str, items: Sequence[Item]) -> EvalSet:
             owners[at].append(number)
     parts = np.array([every[place][1] for place in first], np.int8)
     shared = np.fromiter(map(len, owners), np.int64, len(owners)) > common(len(items))
-    return EvalSet(name, items, _index(texts, parts, shared, common(len(items))), texts, owners)
+    index = _index(texts, tokens.of(np.array(first, np.int64)), parts, shared, common(len(items)))
+    return EvalSet(name, items, index, texts, owners)
 
 
-def _index(texts: Sequence[str], parts: np.ndarray, shared: np.ndarray, limit: int) -> Index:
-    tokens = tokenise(texts)
+def _index(texts: Sequence[str], tokens: Tokens, parts: np.ndarray, shared: np.ndarray, limit: int) -> Index:
     long, starts = tokens.counts >= LONG, np.append(tokens.starts, len(tokens.hashes))
     prompts = np.flatnonzero(parts == PROMPT)
     same, same_text = _sorted(whole(tokens)[prompts], prompts)
 
-    run, run_text, run_place = ngrams(tokens)
+    run, run_text, run_place = _sorted(*ngrams(tokens))
     told = ~_common(run, run_text, limit)
     own_before = np.append(0, np.cumsum(~_inside(starts[run_text] + run_place, ~told, len(tokens.hashes))))
     # An answer that many items share, a refusal for one, is no evidence for any.
     keep = told & (long & ~(shared & (parts == ANSWER)))[run_text]
-    run, run_text, run_place = _sorted(run[keep], run_text[keep], run_place[keep])
+    run, run_text, run_place = run[keep], run_text[keep], run_place[keep]
 
     short = np.flatnonzero((parts == PROMPT) & (tokens.counts < SHORT))
-    piece, owner = _unique_pairs(*pieces([texts[at] for at in short]))
-    no_evidence = np.unique(piece[_common(piece, owner, limit)])
-    every, sizes = piece, np.zeros(len(texts), np.int64)
+    assert len(short) < 1 << 24, "more short prompts than there is room for above a piece"
+    piece, owner = pieces([texts[at] for at in short])
+    pairs, _ = distinct(owner.astype(np.uint64) << PIECE_BITS | piece)
+    every, sizes = pairs & PIECE_MASK, np.zeros(len(texts), np.int64)
+    piece, owner = _sorted(every, (pairs >> PIECE_BITS).astype(np.int64))
+    no_evidence = _common(piece, owner, limit)
     sizes[short] = np.bincount(owner, minlength=len(short))
-    wanted, missing = _rarest(piece, owner, len(short))
     needed = np.zeros(len(texts), np.int64)
-    np.add.at(needed, short[owner[wanted]], 1)
-    needed[short] -= missing
-    piece, piece_text = _sorted(piece[wanted], short[owner[wanted]])
+    needed[short] = _needed(sizes[short], np.bincount(owner[~no_evidence], minlength=len(short)))
+    common_pieces = np.unique(piece[no_evidence])
+    names = number_names([texts[at] for at in short]) << PIECE_BITS
+    telling = piece[~no_evidence] | names[owner[~no_evidence]]
+    piece, piece_text = _sorted(telling, short[owner[~no_evidence]])
     longest = max((len(texts[at].encode("utf-8", "surrogatepass")) for at in short), default=0)
     return Index(
         same=same,
@@ -184,7 +200,7 @@ def _index(texts: Sequence[str], parts: np.ndarray, shared: np.ndarray, limit: i
         needed=needed,
         every_piece=every,
         piece_starts=np.append(0, np.cumsum(sizes)),
-        common_pieces=no_evidence,
+        common_pieces=common_pieces,
         own_before=own_before,
         starts=starts,
         parts=parts,
@@ -208,36 +224,24 @@ def _sorted(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(column[order] for column in columns)
 
 
-def _unique_pairs(value: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each (value, owner) once, sorted by owner, then value."""
-    order = np.lexsort((value, owner))
-    value, owner = value[order], owner[order]
-    new = np.ones(len(value), bool)
-    new[1:] = (value[1:] != value[:-1]) | (owner[1:] != owner[:-1])
-    return value[new], owner[new]
-
-
 def _common(value: np.ndarray, owner: np.ndarray, limit: int) -> np.ndarray:
-    """Which of the values occur with more than `limit` owners."""
-    different, _ = _unique_pairs(value, owner)
-    names, numbers = np.unique(different, return_counts=True)
-    return numbers[np.searchsorted(names, value)] > limit if len(value) else np.zeros(0, bool)
+    """Which of the values, sorted, and of equal ones by owner, occur with more than `limit` owners."""
+    new = np.append(True, value[1:] != value[:-1])[: len(value)]
+    first_of_owner = new.copy()
+    first_of_owner[1:] |= owner[1:] != owner[:-1]
+    group = np.cumsum(new) - 1
+    return (np.bincount(group[first_of_owner]) > limit)[group]
 
 
-def _rarest(value: np.ndarray, owner: np.ndarray, owners: int) -> tuple[np.ndarray, np.ndarray]:
-    """(indices of the rarest third of each owner's values; how many of an owner's values may be missing).
+def _needed(every: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """How many of its own pieces, those that are not common, a text must share with a prompt to be similar to it.
 
-    With a similarity of s or more at most a share of 1 − s of the values is missing, so a part that is larger than that
-    decides whom to look at (prefix filtering, Chaudhuri et al. 2006). Values are sorted by owner, different for each.
+    With a similarity of s or more at most a share of 1 − s of a text's pieces is missing, of all and of its own alike
+    (Chaudhuri et al. 2006). So at least one of its own is shared, and no other piece need be looked for: those of a
+    template, which would tie every row that follows it to all texts that do, stay out of the index.
     """
-    sizes = np.bincount(owner, minlength=owners)
-    missing = np.floor((1 - SIMILAR + 1e-9) * sizes).astype(np.int64)
-    if not len(value):
-        return np.zeros(0, np.int64), missing
-    _, inverse, numbers = np.unique(value, return_inverse=True, return_counts=True)
-    order = np.lexsort((value, numbers[inverse], owner))
-    rank = np.arange(len(value)) - (np.cumsum(sizes) - sizes)[owner[order]]
-    return order[rank <= (missing + sizes // 8)[owner[order]]], missing
+    missing = np.minimum(np.floor((1 - SIMILAR + 1e-9) * every), np.floor((1 - OWN_SIMILAR + 1e-9) * own))
+    return own - missing.astype(np.int64)
 
 
 def _filter(values: np.ndarray) -> np.ndarray:

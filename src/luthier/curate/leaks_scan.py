@@ -8,10 +8,19 @@ import numpy as np
 
 from luthier.curate.example import fields_of
 from luthier.curate.leaks_index import COVERED, LONG, SHORT, SIMILAR, TRIVIAL, Index, slot
-from luthier.curate.leaks_text import NGRAM, PIECE, Tokens, ngrams, pieces, tokenise, whole
+from luthier.curate.leaks_text import (
+    NGRAM,
+    PIECE_BITS,
+    PIECE_MASK,
+    distinct,
+    ngrams,
+    number_names,
+    pieces,
+    tokenise,
+    whole,
+)  # fmt: skip
 from luthier.data.records import Record
 
-_SHIFT: Final = np.uint64(8 * PIECE)  # a piece is less than 2 to this; above it, numbers have room for its owner
 WHOLE_PROMPT: Final = "messages"  # the field of all user turns together
 
 
@@ -85,11 +94,13 @@ def scan(records: Sequence[Record], indices: Sequence[Index]) -> list[list[Match
     # The first of several user turns is a prompt of its own only if it says something.
     several = np.append(rows[keys[1:]] == rows[keys[:-1]], False) if len(keys) else np.zeros(0, bool)
     keys = keys[(counts[keys] > 0) & ~(several & (counts[keys] < TRIVIAL))]
+    longest = max((int(index.longest[0]) for index in indices), default=0)
+    short = _short(looked.texts, counts, keys, longest)
     made = []
     for index in indices:
         found = _same(index, names, keys) + _covered(index, run, run_owner, rows)
         known = {(rows[at], text) for at, text, _, _ in found}
-        similar = [(at, text) for at, text in _similar(index, looked.texts, tokens, keys)]
+        similar = _similar(index, short)
         found += [(at, text, "similar", 0.0) for at, text in similar if (rows[at], text) not in known]
         made.append([_match(looked, records, index, *item) for item in sorted(found)])
     return made
@@ -111,10 +122,14 @@ def _same(index: Index, names: np.ndarray, keys: np.ndarray) -> list[tuple[int, 
 
 def _look_up(values: np.ndarray, sorted_values: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
     """(which of the values, and the columns) of every place where a value occurs among the sorted ones."""
-    first, last = (np.searchsorted(sorted_values, values, side=side) for side in ("left", "right"))
-    number = last - first
-    which = np.repeat(np.arange(len(values)), number)
-    place = first[which] + np.arange(len(which)) - np.repeat(np.cumsum(number) - number, number)
+    order = np.argsort(values)  # neighbours are then looked for in memory that was just read
+    first = np.searchsorted(sorted_values, values[order])
+    held = np.flatnonzero(first < len(sorted_values))
+    held = held[sorted_values[first[held]] == values[order[held]]]
+    order, first = order[held], first[held]
+    number = np.searchsorted(sorted_values, values[order], side="right") - first
+    which = np.repeat(order, number)
+    place = np.repeat(first - np.cumsum(number) + number, number) + np.arange(len(which))
     return which, *(column[place] for column in columns)
 
 
@@ -147,45 +162,68 @@ def _covered(index: Index, run: np.ndarray, owner: np.ndarray, rows: np.ndarray)
     ]
 
 
-def _similar(index: Index, texts: Sequence[str], tokens: Tokens, keys: np.ndarray) -> list[tuple[int, int]]:
-    """Short prompts that share a rare piece with a short prompt of the set."""
-    if not len(index.pieces):
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """The short prompts among the texts that are looked at: `texts` says which they are.
+
+    Attributes:
+        lengths: characters of each.
+        names: the name of each one's numbers, above the bits of a piece.
+        piece, owner: all their pieces, and which prompt each is of.
+    """
+
+    texts: np.ndarray
+    lengths: np.ndarray
+    names: np.ndarray
+    piece: np.ndarray
+    owner: np.ndarray
+
+
+def _short(texts: Sequence[str], counts: np.ndarray, keys: np.ndarray, longest: int) -> _Short:
+    """Those of the keys that have fewer than twice `SHORT` tokens and at most `longest` characters."""
+    places = keys[counts[keys] < 2 * SHORT]
+    lengths = np.fromiter((len(texts[at]) for at in places.tolist()), np.int64, len(places))
+    places, lengths = places[lengths <= longest], lengths[lengths <= longest]
+    chosen = [texts[at] for at in places.tolist()]
+    return _Short(places, lengths, number_names(chosen) << PIECE_BITS, *pieces(chosen))
+
+
+def _similar(index: Index, short: _Short) -> list[tuple[int, int]]:
+    """Short prompts that share enough telling pieces with a short prompt of the set that has the same numbers."""
+    if not len(index.pieces) or not len(short.texts):
         return []
-    longest, counts = int(index.longest[0]), tokens.counts
-    short = [at for at in keys[counts[keys] < 2 * SHORT].tolist() if len(texts[at]) <= longest]
-    piece, owner = pieces([texts[at] for at in short])
-    near = index.filter_pieces[slot(piece, index.filter_pieces)]
-    rare, _ = _distinct(owner[near].astype(np.uint64) << _SHIFT | piece[near])
-    which, text = _look_up(rare & ~(~np.uint64(0) << _SHIFT), index.pieces, index.piece_text)
+    piece, owner = short.piece, short.owner
+    near = np.flatnonzero(index.filter_pieces[slot(short.names[owner] | piece, index.filter_pieces)])
+    near = near[short.lengths[owner[near]] <= index.longest[0]]
+    telling, _ = distinct(owner[near].astype(np.uint64) << PIECE_BITS | piece[near])
+    of = (telling >> PIECE_BITS).astype(np.int64)
+    which, text = _look_up(short.names[of] | telling & PIECE_MASK, index.pieces, index.piece_text)
     number = len(index.needed)
-    pairs, counts = _distinct((rare >> _SHIFT).astype(np.int64)[which] * number + text)
+    pairs, counts = distinct(of[which] * number + text)
     pairs = pairs[counts >= index.needed[pairs % number]]
-    one, other = pairs // number, pairs % number
-    held = _jaccard(index, piece, owner, one, other) >= SIMILAR - 1e-9
-    return [(short[at], text) for at, text in zip(one[held].tolist(), other[held].tolist(), strict=True)]
+    one, other = _similar_pairs(index, piece, owner, pairs // number, pairs % number)
+    return list(zip(short.texts[one].tolist(), other.tolist(), strict=True))
 
 
-def _jaccard(index: Index, piece: np.ndarray, owner: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(pairs,) similarity of the prompts `one`, whose pieces are given with their owners, and the texts `other`."""
+def _similar_pairs(
+    index: Index, piece: np.ndarray, owner: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of prompts `one`, whose pieces are given with their owners, and texts `other` that are similar."""
     if not len(one):
-        return np.zeros(0)
+        return one, other
     looked_at = np.zeros(int(owner.max()) + 1, bool)
     looked_at[one] = True
     kept = looked_at[owner]
-    own, _ = _distinct(owner[kept].astype(np.uint64) << _SHIFT | piece[kept])
-    sizes = np.bincount((own >> _SHIFT).astype(np.int64), minlength=len(looked_at))[one]
+    own, _ = distinct(owner[kept].astype(np.uint64) << PIECE_BITS | piece[kept])
+    sizes = np.bincount((own >> PIECE_BITS).astype(np.int64), minlength=len(looked_at))[one]
     number = index.piece_starts[other + 1] - index.piece_starts[other]
+    near = np.minimum(sizes, number) >= (SIMILAR - 1e-9) * np.maximum(sizes, number)  # no more can be in both
+    one, other, sizes, number = one[near], other[near], sizes[near], number[near]
     first = np.cumsum(number) - number
     pair = np.repeat(np.arange(len(one)), number)
-    place = index.piece_starts[other][pair] + np.arange(len(pair)) - first[pair]
-    wanted = one[pair].astype(np.uint64) << _SHIFT | index.every_piece[place]
+    place = np.repeat(index.piece_starts[other] - first, number) + np.arange(len(pair))
+    wanted = one[pair].astype(np.uint64) << PIECE_BITS | index.every_piece[place]
     found = own[np.minimum(np.searchsorted(own, wanted), len(own) - 1)] == wanted
-    both = np.add.reduceat(found, first, dtype=np.int64)
-    return both / (number + sizes - both)
-
-
-def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different values, sorted, and how often each occurs. `np.unique` hashes, and these values hash badly."""
-    values = np.sort(values)
-    first = np.flatnonzero(np.concatenate([np.ones(len(values[:1]), bool), values[1:] != values[:-1]]))
-    return values[first], np.diff(first, append=len(values))
+    both = np.bincount(pair, found, minlength=len(one))
+    held = both >= (SIMILAR - 1e-9) * (number + sizes - both)
+    return one[held], other[held]

@@ -7,18 +7,23 @@ letter is a token. Hashes are 64 bits, the same in every process.
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 NGRAM: Final = 8  # tokens
 PIECE: Final = 5  # characters; of what is not ASCII, bytes
+PIECE_BITS: Final = np.uint64(8 * PIECE)  # a piece is less than 2 to this, which leaves 24 bits above it
+PIECE_MASK: Final = (np.uint64(1) << PIECE_BITS) - np.uint64(1)
 _CHUNK: Final = 1 << 18  # bytes that are worked on at once, about
 _ODD: Final = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _SPACE: Final = 32
+_NUMBER: Final = re.compile(r"\d+")
 _BETWEEN: Final = re.compile(r"[^\w\s]|_")
 _UNSPACED: Final = re.compile(r"([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 
@@ -57,33 +62,39 @@ class Tokens:
         """(texts,) int64, tokens of each text."""
         return np.diff(self.ends, prepend=0)
 
+    def of(self, texts: np.ndarray) -> "Tokens":
+        """The tokens of some of the texts, which are given by their places."""
+        counts = self.counts[texts]
+        ends = np.cumsum(counts)
+        place = np.repeat(self.starts[texts] - ends + counts, counts) + np.arange(counts.sum())
+        return Tokens(self.hashes[place], ends)
 
-def _bytes_of(parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the parts with a line end after each, which of these bytes are of words, where each part begins)."""
-    data = np.frombuffer(b"\n".join([*parts, b""]), np.uint8)
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts)) + 1
-    return data, _IS_WORD[data], np.cumsum(lengths) - lengths
 
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The texts normalised, about `_CHUNK` bytes at a time.
 
-def _chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
-    """The texts normalised, in lists of about `_CHUNK` bytes."""
-    part: list[bytes] = []
-    size = 0
-    for text in texts:
-        part.append(normalise(text))
-        size += len(part[-1])
-        if size >= _CHUNK:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+    Yields:
+        the bytes of some texts, with a line end after each; which of these bytes are of words; where each text begins.
+    """
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+    chunk = np.cumsum(sizes) // _CHUNK
+    edges = [0, *(np.flatnonzero(chunk[1:] != chunk[:-1]) + 1).tolist(), len(texts)] if len(texts) else []
+    for first, stop in pairwise(edges):
+        lengths, joined = sizes[first:stop], "\n".join([*texts[first:stop], ""])
+        if joined.isascii():  # then characters are bytes, and all can be done at once
+            data = joined.lower().encode()
+        else:
+            parts = [normalise(text) for text in texts[first:stop]]
+            lengths = np.fromiter(map(len, parts), np.int64, len(parts)) + 1
+            data = b"\n".join([*parts, b""])
+        letters = np.frombuffer(data, np.uint8)
+        yield letters, _IS_WORD[letters], np.cumsum(lengths) - lengths
 
 
 def tokenise(texts: Sequence[str]) -> Tokens:
     """The tokens of each text."""
     hashes, ends, before = [], [], 0
-    for parts in _chunks(texts):
-        data, word, starts = _bytes_of(parts)
+    for data, word, starts in _chunks(texts):
         flips = np.flatnonzero(np.diff(word, prepend=False))  # the last byte is a line end, so these are pairs
         first, last = flips[::2], flips[1::2]
         hashes.append(_mix(_polynomials(_LETTER[data], first, last)))
@@ -115,11 +126,10 @@ def pieces(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     A piece is its bytes as a number, not a hash: equal numbers are equal pieces.
     """
     values, owners, before = [], [], 0
-    for parts in _chunks(texts):
-        data, word, starts = _bytes_of(parts)
+    for data, word, starts in _chunks(texts):
         kept = np.flatnonzero(word | np.concatenate([[False], word[:-1]]))
         letters = np.where(word[kept], data[kept], _SPACE).astype(np.uint64)
-        text = np.repeat(np.arange(len(parts)), np.diff(starts, append=len(data)))[kept]
+        text = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(data)))[kept]
         number = max(0, len(kept) - PIECE + 1)
         value = np.zeros(number, np.uint64)
         for place in range(PIECE):
@@ -127,10 +137,21 @@ def pieces(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         inside = text[:number] == text[PIECE - 1 :][:number]
         values.append(value[inside])
         owners.append(text[:number][inside] + before)
-        before += len(parts)
+        before += len(starts)
     if not values:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     return np.concatenate(values), np.concatenate(owners)
+
+
+def numbers_of(text: str) -> list[str]:
+    """The numbers in a text as they are written, sorted."""
+    return sorted(_NUMBER.findall(text))
+
+
+def number_names(texts: Sequence[str]) -> np.ndarray:
+    """(texts,) uint64 below 2^24, the same for texts with the same numbers; for others hardly ever."""
+    numbers = (",".join(numbers_of(text)) for text in texts)
+    return np.fromiter((zlib.crc32(one.encode()) & 0xFFFFFF if one else 0 for one in numbers), np.uint64, len(texts))
 
 
 def _polynomials(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -154,3 +175,10 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different values, sorted, and how often each occurs. `np.unique` hashes, and these values hash badly."""
+    values = np.sort(values)
+    first = np.flatnonzero(np.concatenate([np.ones(len(values[:1]), bool), values[1:] != values[:-1]]))
+    return values[first], np.diff(first, append=len(values))

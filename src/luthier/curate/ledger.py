@@ -60,19 +60,20 @@ def write_pass(path: Path, entries: Sequence[Entry], batches: np.ndarray) -> Non
 
 def read_pass(path: Path) -> "pa.Table":
     """A ledger file's table; the last ones that were read are kept, as every batch needs them."""
-    return _read(path, *_facts(path))[0]
+    return _read(path, *facts(path))[0]
 
 
 def read_batch(path: Path, index: int) -> "pa.Table":
     """The part of a ledger file that is about batch `index`, in the order in which it was said."""
-    table, batches = _read(path, *_facts(path))
+    table, batches = _read(path, *facts(path))
     first, stop = np.searchsorted(batches, [index, index + 1])
     return table.slice(first, stop - first)
 
 
-def _facts(path: Path) -> tuple[int, int]:
-    facts = path.stat()
-    return facts.st_mtime_ns, facts.st_size
+def facts(path: Path) -> tuple[int, int]:
+    """What tells that a file is still the one that was read: when it was changed, and its size in bytes."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=64)

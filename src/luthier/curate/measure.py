@@ -7,7 +7,7 @@ and stock phrases are counted over every answer. Variety is measured on a sample
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from luthier.curate.example import Example
@@ -83,9 +83,14 @@ class Measures:
             "characters": self.characters.summary(),
             "prompt_words": self.prompt_words.summary(),
             "jargon": self.jargon.summary(),
-            "variety": variety(self.sample),
+            "variety": _variety(tuple(self.sample.answers)),
         }
         return made | ({"tokens": self.tokens.summary()} if self.tokens.counts else {})
+
+
+@lru_cache(maxsize=8)  # the card and the report show the same two
+def _variety(answers: tuple[tuple[str, str, int], ...]) -> dict[str, Any]:
+    return variety(Sample(list(answers)))
 
 
 @dataclass(frozen=True, slots=True)

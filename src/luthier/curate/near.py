@@ -16,12 +16,15 @@ The notes say how often that cut something short. Copies meet in most of the 32 
 that are alike but no duplicates to hide one.
 """
 
+import gc
 from array import array
 from collections import Counter
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -31,13 +34,15 @@ from luthier.curate.folder import BATCH, Dataset
 from luthier.curate.near_rules import near
 from luthier.curate.near_shelf import Shelf
 from luthier.curate.near_sketch import BANDS, Sketches, sketch_examples
-from luthier.curate.near_text import plain_example
+from luthier.curate.near_text import Row, plain_example
 
 REASON: Final = "near duplicate"
 VERSION: Final = 1
 WINDOW: Final = 8
 FOLLOWING: Final = 3  # bands that order a large bucket
 TRIES: Final = 32
+AHEAD: Final = 128  # pairs that a worker gets at a time
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # as `map`, by workers
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -52,11 +57,15 @@ def near_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] |
     Args:
         notes: what was cut short is added to it.
     """
-    return _search(dataset.map(sketch_examples, workers=workers), dataset.path, notes)
+    run = partial(dataset.run, workers=workers) if workers > 1 else None
+    return _search(dataset.map(sketch_examples, workers=workers), dataset.path, notes, run)
 
 
 def near_duplicates_in(
-    rows: Iterable[tuple[str, ...]], *, folder: Path | None = None, notes: Counter[str] | None = None
+    rows: Iterable[tuple[str, ...]],
+    *,
+    folder: Path | None = None,
+    notes: Counter[str] | None = None,
 ) -> list[Entry]:
     """The same for rows that are no dataset: (id, text), or (id, prompt, answer).
 
@@ -70,10 +79,15 @@ def near_duplicates_in(
     return _search(map(sketch_examples, batches), folder, notes)
 
 
-def _search(batches: Iterable[Sketches | None], folder: Path | None, notes: Counter[str] | None) -> list[Entry]:
+def _search(
+    batches: Iterable[Sketches | None],
+    folder: Path | None,
+    notes: Counter[str] | None,
+    run: Run | None = None,
+) -> list[Entry]:
     counts = Counter() if notes is None else notes
-    with Shelf(batches, folder) as shelf:
-        joined, pairs, likenesses = _join(shelf, counts)
+    with Shelf(batches, folder) as shelf, _no_collection():
+        joined, pairs, likenesses = _join(shelf, counts, run)
 
         def compare(kept: int, row: int) -> float | None:
             pair = min(kept, row) << 32 | max(kept, row)
@@ -91,11 +105,53 @@ def _search(batches: Iterable[Sketches | None], folder: Path | None, notes: Coun
                 counts["rows kept because their group fell apart into too many"] += left
             for row, kept, likeness in found:
                 ids = shelf.ids[row].decode(), shelf.ids[kept].decode()
-                entries.append(Entry(ids[0], "duplicate", REASON, score=round(likeness, 4), counterpart=ids[1]))
+                entries.append(
+                    Entry(
+                        ids[0],
+                        "duplicate",
+                        REASON,
+                        score=round(likeness, 4),
+                        counterpart=ids[1],
+                    )
+                )
     return sorted(entries, key=lambda entry: entry.record)
 
 
-def _join(shelf: Shelf, counts: Counter[str]) -> tuple[Components, np.ndarray, np.ndarray]:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Rows taken apart are many small objects and no cycles; looking for cycles takes a quarter of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _compare(
+    pairs: list[tuple[tuple[str, ...], tuple[str, ...]]],
+) -> list[float | None]:
+    return [near(Row(one), Row(other)) for one, other in pairs]
+
+
+def _ahead(
+    shelf: Shelf, candidates: list[tuple[int, int]], joined: Components, run: Run
+) -> dict[tuple[int, int], float | None]:
+    """What becomes of the pairs that will be compared if all of them turn out to be duplicates, found by workers."""
+    presumed, pairs = joined.copy(), []
+    for one, other in candidates:
+        if presumed.find(one) != presumed.find(other):
+            presumed.join(one, other)
+            pairs.append((one, other))
+    if len(pairs) < AHEAD:
+        return {}
+    starts = range(0, len(pairs), AHEAD)
+    parts = ([(shelf.parts(one), shelf.parts(other)) for one, other in pairs[at : at + AHEAD]] for at in starts)
+    return dict(zip(pairs, chain.from_iterable(run(_compare, parts)), strict=True))
+
+
+def _join(shelf: Shelf, counts: Counter[str], run: Run | None) -> tuple[Components, np.ndarray, np.ndarray]:
     """Join the rows that are near duplicates of one another, band by band.
 
     Returns:
@@ -107,12 +163,19 @@ def _join(shelf: Shelf, counts: Counter[str]) -> tuple[Components, np.ndarray, n
     found, likenesses = array("Q"), array("d")
     for band in range(BANDS) if len(shelf) > 1 else ():
         vain = []
-        for one, other in _candidates(shelf, band, joined, refused, counts):
+        candidates = _candidates(shelf, band, joined, refused, counts)
+        ahead = _ahead(shelf, candidates, joined, run) if run is not None else {}
+        for one, other in candidates:
             if joined.find(one) == joined.find(other):
                 continue
             if tries[one] >= TRIES or tries[other] >= TRIES:
                 counts["pairs of rows not compared because one had been compared in vain too often"] += 1
-            elif (likeness := near(shelf.row(one), shelf.row(other))) is not None:
+                continue
+            if (one, other) in ahead:
+                likeness = ahead[one, other]
+            else:
+                likeness = near(shelf.row(one), shelf.row(other))
+            if likeness is not None:
                 joined.join(one, other)
                 found.append(one << 32 | other)
                 likenesses.append(likeness)
@@ -123,11 +186,19 @@ def _join(shelf: Shelf, counts: Counter[str]) -> tuple[Components, np.ndarray, n
         refused = np.union1d(refused, np.array(vain, np.uint64))
     pairs = np.frombuffer(found, np.uint64) if found else np.empty(0, np.uint64)
     order = np.argsort(pairs)
-    return joined, pairs[order], np.frombuffer(likenesses, np.float64)[order] if found else np.empty(0)
+    return (
+        joined,
+        pairs[order],
+        np.frombuffer(likenesses, np.float64)[order] if found else np.empty(0),
+    )
 
 
 def _candidates(
-    shelf: Shelf, band: int, joined: Components, refused: np.ndarray, counts: Counter[str]
+    shelf: Shelf,
+    band: int,
+    joined: Components,
+    refused: np.ndarray,
+    counts: Counter[str],
 ) -> list[tuple[int, int]]:
     """Pairs of a band that are not joined yet and are alike by their sketches, the likeliest first."""
     packed = np.sort(shelf.keys(band).astype(np.uint64) << _HALF | np.arange(len(shelf), dtype=np.uint64))
@@ -146,7 +217,10 @@ def _candidates(
         at = np.flatnonzero(keys[step:] == keys[:-step])
         if not len(at):
             break
-        one, other = np.minimum(rows[at], rows[at + step]), np.maximum(rows[at], rows[at + step])
+        one, other = (
+            np.minimum(rows[at], rows[at + step]),
+            np.maximum(rows[at], rows[at + step]),
+        )
         new = joined.roots(one) != joined.roots(other)
         if len(refused):
             pair = one.astype(np.uint64) << _HALF | other.astype(np.uint64)
@@ -158,4 +232,10 @@ def _candidates(
         return []
     likely, one, other = np.concatenate(pairs, 1)
     order = np.lexsort((other, one, likely))
-    return list(zip(one[order].astype(np.int64).tolist(), other[order].astype(np.int64).tolist(), strict=True))
+    return list(
+        zip(
+            one[order].astype(np.int64).tolist(),
+            other[order].astype(np.int64).tolist(),
+            strict=True,
+        )
+    )

@@ -21,6 +21,7 @@ template where it has its slots. So a pair that is alike is refused where
 """
 
 from collections import Counter
+from operator import eq
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,13 @@ def common_words(one: list[str], other: list[str]) -> int:
     return len(one) - unmatched.bit_count()
 
 
+def _few_changed(one: list[str], other: list[str]) -> bool:
+    """Whether at most `CHANGED` of the words differ. Where words were only replaced, comparing place by place tells."""
+    longer = max(len(one), len(other))
+    limit = CHANGED * longer
+    return longer - sum(map(eq, one, other)) <= limit or longer - common_words(one, other) <= limit
+
+
 def near(one: Row, other: Row) -> float | None:
     """The Jaccard similarity of two rows where they are near duplicates, None where they are not."""
     if one.kind != other.kind or one.numbers.exchanged(other.numbers):
@@ -68,10 +76,8 @@ def near(one: Row, other: Row) -> float | None:
     if likeness < FLOOR:
         return None
     short = is_short(one.text) or is_short(other.text)
-    if likeness < (JACCARD_SHORT if short else JACCARD):
-        longer = max(len(one.tokens), len(other.tokens))
-        if short or longer - common_words(one.tokens, other.tokens) > CHANGED * longer:
-            return None
+    if likeness < (JACCARD_SHORT if short else JACCARD) and (short or not _few_changed(one.tokens, other.tokens)):
+        return None
     if _fixed_differ(one, other) or any(_part_differs(one, other, index) for index in range(len(PARTS))):
         return None
     return likeness

@@ -72,11 +72,15 @@ class Shelf:
         enough = np.where(self._short[one] | self._short[other], LIKELY_SHORT, LIKELY)
         return np.where(equal >= enough, equal, 0)
 
-    def _row(self, row: int) -> Row:
+    def parts(self, row: int) -> tuple[str, ...]:
+        """What `near_text.Row` is made of."""
         place = int(self._place[row])
         start, stop = int(self._starts[place]), int(self._starts[place + 1])
         self._texts.seek(start)
-        return Row(tuple(self._texts.read(stop - start).decode("utf-8", "surrogatepass").split(SEPARATOR)))
+        return tuple(self._texts.read(stop - start).decode("utf-8", "surrogatepass").split(SEPARATOR))
+
+    def _row(self, row: int) -> Row:
+        return Row(self.parts(row))
 
     def __enter__(self) -> "Shelf":
         return self

@@ -58,12 +58,12 @@ def write_report(
     Args:
         summary: from `summarise`, where it was made already.
         hide: finds what no page may show; personal data and secrets.
-        workers: processes for counting.
+        workers: processes for counting and fetching.
     """
     found = summary or summarise(dataset, workers=workers)
     order = choose(found)
-    rows = fetch_rows(dataset, order)
-    rows |= fetch_rows(dataset, counterparts(rows) - rows.keys())
+    rows = fetch_rows(dataset, order, workers=workers)
+    rows |= fetch_rows(dataset, counterparts(rows) - rows.keys(), workers=workers)
     cards = make_cards(order, rows, dataset.passes, hide)
     path = dataset.path / REPORT_FILE
     write_text(path, _page(dataset, found, cards, rows))

@@ -131,6 +131,7 @@ def _texts(row: Row, hide: Hide) -> list[dict[str, Any]]:
     if row.example is None:
         read = json.loads(row.stored.content)
         content = read["line"] if isinstance(read.get("line"), str) else json.dumps(read, indent=1, ensure_ascii=False)
+        content = content.encode("utf-8", "replace").decode()  # bytes that are no text came as halves of surrogates
         return [{"field": "", "role": "as read", "text": masked(content, hide)[0], "whole": False}]
     made = []
     for field, text, turn in fields_of(row.example.record):

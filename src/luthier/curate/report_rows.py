@@ -1,13 +1,12 @@
 """Rows as a report needs them: as read, as they are now, and every decision with the number of its pass."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from luthier.curate.example import Entry, Example
 from luthier.curate.fold import fold
-from luthier.curate.folder import QUARANTINED, Dataset, Stored, View
-from luthier.data.records import record_from_json
+from luthier.curate.folder import QUARANTINED, Dataset, Stored, View, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,8 @@ class Row:
 
 def rows_of(view: View, index: int, only: Collection[str] | None = None) -> list[Row]:
     """Batch `index`, every row of it, or only those with these ids."""
-    stored = [row for row in view.stored(index) if only is None or row.id in only]
-    entries = view.entries(index)
-    return [_row(row, tuple(entries.get(row.id, ()))) for row in stored]
+    entries = view.entries(index, records=only)
+    return [_row(row, tuple(entries.get(row.id, ()))) for row in view.stored(index, records=only)]
 
 
 def _row(stored: Stored, decided: tuple[tuple[int, Entry], ...]) -> Row:
@@ -43,28 +41,18 @@ def _row(stored: Stored, decided: tuple[tuple[int, Entry], ...]) -> Row:
         # An unusable row is out whatever was decided: with the reader's reason, or with none should that be missing.
         number, out = decided[0] if decided else (0, Entry(stored.id, "drop", "quarantined"))
         return Row(stored, None, None, decided, out, number, 0)
-    fields = {
-        "where": stored.where,
-        "group": stored.group,
-        "meta": {} if stored.meta == "{}" else json.loads(stored.meta),
-    }
-    record = record_from_json(json.loads(stored.content), **fields)
-    original = Example(stored.id, record, stored.source, stored.category)
+    original = Example(stored.id, record_of(stored), stored.source, stored.category)
     example, out, void = fold(original, [entry for _, entry in decided])
     number = next((number for number, entry in decided if entry is out), 0)
     return Row(stored, original, example, decided, out, number, void)
 
 
-def fetch_rows(dataset: Dataset, ids: Collection[str]) -> dict[str, Row]:
+def fetch_rows(dataset: Dataset, ids: Collection[str], *, workers: int = 1) -> dict[str, Row]:
     """The rows with these ids, wherever they stand; ids that no row has are left out."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+    make = partial(_among, frozenset(ids))
+    return {row.stored.id: row for rows in dataset.map_batches(make, list, workers, None) for row in rows}
 
-    view, wanted, found = dataset.view, pa.array(sorted(ids), pa.string()), {}
-    for index, (name, group) in enumerate(view.batches):
-        column = pq.ParquetFile(dataset.path / name).read_row_group(group, columns=["id"])["id"]
-        here = column.filter(pc.is_in(column, value_set=wanted)).to_pylist()
-        if here:
-            found |= {row.stored.id: row for row in rows_of(view, index, frozenset(here))}
-    return found
+
+def _among(ids: frozenset[str], view: View, index: int) -> list[Row]:
+    here = ids.intersection(view.table(index, ["id"])["id"].to_pylist())
+    return rows_of(view, index, here) if here else []

@@ -5,7 +5,7 @@ before (as read) and after (as used); a text that did not change is measured onc
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, fsum
@@ -119,13 +119,39 @@ class _Part:
 
 def summarise(dataset: Dataset, *, workers: int = 1) -> Summary:
     """Count everything in one pass over the rows. Checks that rows_in = rows_used + Σ reasons."""
-    rows_in = sum(item["rows"] for item in dataset.state["records"])
-    every = max(1, ceil(rows_in / MEASURED))
-    total = _Part()
-    for number, part in enumerate(dataset.map_batches(rows_of, partial(_count, every), workers, None), 1):
+    counting = Counting(dataset)
+    for part in dataset.map_batches(rows_of, counting.count, workers, None):
+        counting.add(part)
+    return counting.summary()
+
+
+class Counting:
+    """`summarise` in parts, for who goes over all rows anyhow: `count` each batch in a worker, and `add` what it says.
+
+    Attributes:
+        count: picklable; of the rows of a batch.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._rows_in = sum(item["rows"] for item in dataset.state["records"])
+        self.count: Callable[[Sequence[Row]], _Part] = partial(_count, max(1, ceil(self._rows_in / MEASURED)))
+        self._total = _Part()
+        self._parts = 0
+
+    def add(self, part: "_Part") -> None:
+        """Take up what `count` found; batches in order."""
+        total = self._total
         _merge(total, part)
-        if number % 16 == 0:
+        self._parts += 1
+        if self._parts % 16 == 0:
             total.before, total.after = [_added(total.before)], [_added(total.after)]
+
+    def summary(self) -> Summary:
+        """Of all that was added, which must be every batch."""
+        return _summary(self._rows_in, self._total)
+
+
+def _summary(rows_in: int, total: _Part) -> Summary:
     out = sum(number for (_, what, _), number in total.groups.items() if what == OUT)
     assert rows_in == total.rows == total.used + out, (rows_in, total.rows, total.used, out)
     return Summary(
@@ -163,10 +189,10 @@ def _sum(tallies: Iterable[Tally]) -> Tally:
 
 def groups_of(row: Row) -> set[Group]:
     """The groups a row counts in: why it is out, what else was decided about it, or (0, USED, "")."""
-    groups = {(number, e.action, e.reason) for number, e in row.decided if e.action in COUNTED}
     if row.out is not None:
         # What changed a row before it was taken out changed nothing in the dataset.
         return {(row.out_pass, OUT, row.out.reason)}
+    groups = {(number, e.action, e.reason) for number, e in row.decided if e.action in COUNTED}
     return groups if any(what in SHOWN for _, what, _ in groups) else groups | {(0, USED, "")}
 
 
@@ -175,14 +201,14 @@ def _count(every: int, rows: Sequence[Row]) -> _Part:
     before: list[Example] = []
     after: list[Example] = []
     same: list[Example] = []
+    groups: dict[Group, list[str]] = {}
     for row in rows:
         for group in groups_of(row):
-            part.groups[group] += 1
-            if group[1] in (OUT, USED, *SHOWN):
-                part.picks.setdefault(group, []).append(row.stored.id)
+            groups.setdefault(group, []).append(row.stored.id)
         part.void += row.void
         category = row.stored.category if row.example is None else row.example.category
-        tally = part.tallies.setdefault((row.stored.source, category), Tally())
+        cell = (row.stored.source, category)
+        tally = part.tallies.get(cell) or part.tallies.setdefault(cell, Tally())
         tally.rows_in += 1
         if row.original is None or row.example is None:
             part.quarantined += 1
@@ -206,8 +232,10 @@ def _count(every: int, rows: Sequence[Row]) -> _Part:
             else:
                 before.append(row.original)
                 after.append(row.example)
-    for group, ids in part.picks.items():
-        part.picks[group] = sorted(ids)[: _most(group)]
+    for group, ids in groups.items():
+        part.groups[group] = len(ids)
+        if group[1] in (OUT, USED, *SHOWN):
+            part.picks[group] = sorted(ids)[: _most(group)]
     edits = (entry for row in rows if row.out is None for _, entry in row.decided if entry.action == "edit")
     part.personal.update(personal_counts(edits))
     spoken = languages(same)

@@ -72,7 +72,10 @@ def _chain(steps: Sequence[Step], examples: list[Example]) -> list[tuple["pa.Tab
             by_record.setdefault(entry.record, []).append(entry)
         left, gone = [], {}
         for example in examples:
-            after, out, _ = fold(example, by_record.get(example.id, ()))
+            if example.id not in by_record:
+                left.append(example)
+                continue
+            after, out, _ = fold(example, by_record[example.id])
             if out is None:
                 left.append(after)
             else:

@@ -8,18 +8,21 @@ different sizes, and `side_counts` says by how much.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
+import numpy as np
+
 from luthier.curate.clusters import Components
-from luthier.curate.example import Entry, Example
+from luthier.curate.example import SIDES, Entry, Example
 from luthier.curate.folder import Dataset
 from luthier.curate.groups import BOTH, Ties, read_ties
-from luthier.data.split import Key, fraction, held_out
+from luthier.data.split import Key, held_out
 
 SPLIT: Final = "by group"
 JOINED: Final = "side of its group"
 VERSION: Final = 1
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION = SIDES
 
 
 def split_sides(dataset: Dataset, *, val_size: float, seed: int, workers: int = 1) -> list[Entry]:
@@ -35,41 +38,53 @@ def split_sides(dataset: Dataset, *, val_size: float, seed: int, workers: int = 
         workers: processes.
     """
     assert 0 <= val_size < 1, val_size
-    ties = read_ties(dataset, workers=workers)
-    entries, groups, sided = _joined(ties)
-    members: dict[int, list[int]] = {}
-    for row, root in groups.items():
-        members.setdefault(root, []).append(row)
-    names = {root: min(ties.keys[row] for row in rows) for root, rows in members.items() if root not in sided}
-    alive = {names[root] for root, rows in members.items() if root in names and any(ties.live[row] for row in rows)}
-    held = _held_out(names, alive, any(ties.sides), val_size, seed)
-    for root, rows in members.items():
-        if root in sided:
-            side, through = next(iter(sided[root].items()))
-            reason, detail = JOINED, f"tied to {ties.ids[through]}"
-        else:
-            side = VALIDATION if names[root] in held else TRAIN
-            reason, detail = SPLIT, f"group of {len(rows)}: {names[root][1]}" if len(rows) > 1 else ""
-        entries += [Entry(ties.ids[row], "split", reason, after=side, detail=detail) for row in rows]
-    return sorted(entries, key=lambda entry: entry.record)
+    ties = read_ties(dataset, seed=seed, workers=workers)
+    entries, rows, roots, sided = _joined(ties)
+    if not len(rows):
+        return entries
+    roots, group, sizes = np.unique(roots, return_inverse=True, return_counts=True)
+    members, ends = rows[np.argsort(group, kind="stable")], np.cumsum(sizes)
+    live = np.logical_or.reduceat(ties.live[members], ends - sizes)
+    # A group is decided by the least key in it. A group of one, as most are, has one key, and nothing to tell about it.
+    least = members[ends - sizes]
+    details = [""] * len(roots)
+    for at in np.flatnonzero(sizes > 1).tolist():
+        inside = members[ends[at] - sizes[at] : ends[at]].tolist()
+        key, least[at] = min((ties.keys[row].as_py(), row) for row in inside)
+        details[at] = f"group of {len(inside)}: {key[1:]}"
+    free = ~np.isin(roots, np.fromiter(sided, np.int64, len(sided)))
+    held = ties.fractions[least] < val_size
+    held[free & live] = _held_out(ties, least[free & live], val_size, seed)
+    sides, reasons = np.where(held, VALIDATION, TRAIN).tolist(), [SPLIT] * len(roots)
+    for at in np.flatnonzero(~free).tolist():
+        sides[at], through = next(iter(sided[int(roots[at])].items()))
+        reasons[at], details[at] = JOINED, f"tied to {ties.ids[through].decode()}"
+    entries += [
+        Entry(name.decode(), "split", reasons[at], after=sides[at], detail=details[at])
+        for name, at in zip(ties.ids[rows].tolist(), group.tolist(), strict=True)
+    ]
+    return sorted(entries, key=attrgetter("record"))
 
 
-def _held_out(names: dict[int, Key], alive: set[Key], again: bool, val_size: float, seed: int) -> set[Key]:
-    if val_size == 0:
-        return set()
-    if again:
-        return {name for name in names.values() if fraction(seed, name) < val_size}
-    gone = set(names.values()) - alive
-    return held_out(alive, val_set_size=val_size, seed=seed) | {
-        name for name in gone if fraction(seed, name) < val_size
-    }
+def _held_out(ties: Ties, least: np.ndarray, val_size: float, seed: int) -> np.ndarray:
+    """Which groups that have no side yet and are in the dataset are held out, given the row with the least key of each.
+
+    On the first split neither side is left empty.
+    """
+    held = ties.fractions[least] < val_size
+    if val_size == 0 or ties.sides.any() or 0 < held.sum() < len(held):
+        return held
+    keys: list[Key] = [("group" if key[0] == "g" else "record", key[1:]) for key in ties.keys.take(least).to_pylist()]
+    chosen = held_out(keys, val_set_size=val_size, seed=seed)
+    return np.array([key in chosen for key in keys], bool)
 
 
-def _joined(ties: Ties) -> tuple[list[Entry], dict[int, int], dict[int, dict[str, int]]]:
+def _joined(ties: Ties) -> tuple[list[Entry], np.ndarray, np.ndarray, dict[int, dict[str, int]]]:
     """Join rows to groups, those with a side first, then the others by id.
 
     Returns:
-        drops of rows that would join both sides; new row → its group; group → side → a row that has that side.
+        drops of rows that would join both sides; the new rows; the group of each; group → side → a row that has that
+        side.
     """
     number = len(ties.ids)
     groups = Components(number + (int(ties.names[:, 1].max()) + 1 if len(ties.names) else 0))
@@ -79,36 +94,39 @@ def _joined(ties: Ties) -> tuple[list[Entry], dict[int, int], dict[int, dict[str
     for one, other in ties.pairs.tolist():
         near.setdefault(one, []).append(other)
         near.setdefault(other, []).append(one)
-    old = [row for row in range(number) if ties.sides[row]]
+    side_of = ties.sides.tolist()
+    old = [row for row in sorted(near) if side_of[row]]  # rows that nothing ties are groups of their own
     for row in old:
-        for other in near.get(row, ()):
-            if other >= number or ties.sides[other]:
+        for other in near[row]:
+            if other >= number or side_of[other]:
                 groups.join(row, other)
     sided: dict[int, dict[str, int]] = {}
     for row in old:
-        sided.setdefault(groups.find(row), {}).setdefault(ties.sides[row], row)
-    drops, new, dropped = [], [], set()
-    for row in range(number):
-        if ties.sides[row]:
+        sided.setdefault(groups.find(row), {}).setdefault(SIDES[side_of[row] - 1], row)
+    drops, dropped = [], set()
+    for row in sorted(near):
+        if side_of[row]:
             continue
-        others = [other for other in near.get(row, ()) if other not in dropped]
+        others = [other for other in near[row] if other not in dropped]
         found: dict[str, int] = {}
         for root in {groups.find(other) for other in [row, *others]}:
             for side, through in sided.get(root, {}).items():
                 found[side] = min(through, found.get(side, through))
         if len(found) > 1:
             dropped.add(row)
-            train, validation = ties.ids[found[TRAIN]], ties.ids[found[VALIDATION]]
+            train, validation = ties.ids[found[TRAIN]].decode(), ties.ids[found[VALIDATION]].decode()
             detail = f"would tie {train} (train) to {validation} (validation)"
-            drops.append(Entry(ties.ids[row], "drop", BOTH, counterpart=validation, detail=detail))
+            drops.append(Entry(ties.ids[row].decode(), "drop", BOTH, counterpart=validation, detail=detail))
             continue
         for other in others:
             sided.pop(groups.find(other), None)
             groups.join(row, other)
         if found:
             sided[groups.find(row)] = found
-        new.append(row)
-    return drops, {row: groups.find(row) for row in new}, sided
+    new = ties.sides == 0
+    new[list(dropped)] = False
+    rows = np.flatnonzero(new)
+    return drops, rows, groups.roots(rows).astype(np.int64), sided
 
 
 @dataclass(frozen=True)

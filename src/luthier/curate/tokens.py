@@ -33,9 +33,13 @@ def trained_texts(example: Example) -> Iterator[str]:
 
 def estimate_tokens(examples: Sequence[Example]) -> list[int]:
     """An estimate without a tokenizer: TOKENS_PER_WORD for each word, and one for the end of each text."""
-    return [
-        sum(1 + round(TOKENS_PER_WORD * len(text.split())) for text in trained_texts(example)) for example in examples
-    ]
+    made = []
+    for example in examples:
+        tokens = 0
+        for text in trained_texts(example):
+            tokens += 1 + round(TOKENS_PER_WORD * len(text.split()))
+        made.append(tokens)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,11 @@ def finish(dataset: Dataset, *, workers: int = 1) -> None:
     """Write the dataset that follows from all passes, make it the folder's state, and write its card and report."""
     from luthier.curate.card import write_card
     from luthier.curate.report import write_report
-    from luthier.curate.report_summary import summarise
+    from luthier.curate.report_summary import Counting
 
-    dataset.commit(materialise(dataset, workers=workers))
+    counting = Counting(dataset)
+    dataset.commit(materialise(dataset, workers=workers, also=counting.count, found=counting.add))
     dataset.remove_strays()
-    summary = summarise(dataset, workers=workers)
+    summary = counting.summary()
     write_card(dataset, summary=summary)
-    write_report(dataset, summary=summary)
+    write_report(dataset, summary=summary, workers=workers)

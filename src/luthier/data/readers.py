@@ -8,7 +8,8 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,10 @@ class BadRow(DataError):
         super().__init__(what, where=where, fix=_SKIP_HINT)
         self.content = content
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To go from one process to another."""
+        return partial(BadRow, where=self.where, content=self.content), (self.what,)
+
 
 Rows = Iterator[tuple[str, dict[str, Any] | BadRow]]
 
@@ -50,7 +55,7 @@ def _line(line: bytes) -> dict[str, str]:
     return {"line": line.decode("utf-8", "surrogateescape")}
 
 
-def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without their line ends; the UTF-8 byte order mark is taken off."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -70,7 +75,7 @@ def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines as text. Raises DataError at the first line that is not text."""
-    for number, line in _byte_lines(path):
+    for number, line in byte_lines(path):
         if error := _not_text(line):
             raise DataError(error, where=f"{path}:{number}", fix="save the file as UTF-8 text")
         yield number, line.decode("utf-8")
@@ -89,10 +94,15 @@ def _not_text(line: bytes) -> str:
 
 def read_jsonl(path: Path) -> Rows:
     """One object a line; blank lines are passed over."""
-    for number, line in _byte_lines(path):
+    return json_rows(str(path), byte_lines(path))
+
+
+def json_rows(name: str, lines: Iterable[tuple[int, bytes]]) -> Rows:
+    """As `read_jsonl`, of numbered lines of a file of this name."""
+    for number, line in lines:
         if not line.strip():
             continue
-        where = f"{path}:{number}"
+        where = f"{name}:{number}"
         if error := _not_text(line):
             yield _bad(error, where, _line(line))
             continue

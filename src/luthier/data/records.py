@@ -72,7 +72,7 @@ class Record:
         match self.kind:
             case "text":
                 return hash_json(self.text)[:16]
-            case "conversation" if not self.tools and all(len(message.as_json()) == 2 for message in self.messages):
+            case "conversation" if not self.tools and not any(turn.tool_calls or turn.name for turn in self.messages):
                 return hash_json([[message.role, message.content] for message in self.messages])[:16]
             case _:
                 return hash_json(self.as_json())[:16]
