@@ -19,7 +19,7 @@ from luthier.kernels.nf4 import NF4, NF4Weight, dequantise, quantise
 from luthier.kernels.nf4.naive import dequantise as naive
 from luthier.kernels.nf4.tables import dynamic_values, nf4_values
 from luthier.kernels.segments import Segments
-from luthier.models.weights import load_decoder
+from luthier.models.weights import base_bytes, load_decoder
 
 # Where a row is no whole number of blocks, bitsandbytes 0.50 unpacks some shapes wrongly on a CPU: none of those.
 SHAPES = [(1, 1), (1, 7), (5, 64), (33, 70), (128, 192), (96, 4160), (64, 16384)]
@@ -168,6 +168,24 @@ def test_a_quantised_model_is_the_model_of_its_unpacked_weights(tmp_path: Path, 
         grads.append(torch.cat([logprobs.detach(), adapter.grad]))
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-4)
     assert adapters[0].grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("nf4", [True, False])
+def test_memory_of_a_base_is_foretold(tmp_path: Path, tied: bool, nf4: bool) -> None:
+    """In float64, which is never packed, so that every byte can be counted."""
+    make_twin(tmp_path, "qwen3", tie_word_embeddings=tied, **BLOCKS)
+    decoder = load_decoder(tmp_path, dtype=torch.float64, nf4=nf4)
+    tensors = [decoder.embedding, decoder.norm, *([] if tied else [decoder.head.dense()])]
+    held, largest = sum(tensor.nbytes for tensor in tensors), 0
+    for layer in decoder.layers:
+        held += sum(x.nbytes for x in (layer.attention_norm, layer.mlp_norm, layer.q_norm, layer.k_norm))
+        for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+            parts = linear.weight.parts if nf4 else [linear.weight.dense()]
+            held += sum(part.nbytes for part in parts)
+            largest = max(largest, linear.weight.dense().nbytes)
+    told = base_bytes(decoder.spec, torch.float64, CPU, nf4=nf4)
+    assert told == pytest.approx(held + largest * nf4, rel=0.01 if nf4 else 0)
 
 
 def test_other_quantisations_are_refused_by_name(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def doctor() -> None:
 
     from luthier.models.device import choose_place
     from luthier.models.measure import matmul_flops, memory_bandwidth
+    from luthier.models.weights import held_copies
 
     facts, ram, place = cpu(), memory(), choose_place()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -53,7 +54,7 @@ def doctor() -> None:
     speed = speeds[place.dtype_name]
     fits = Table("LoRA on", "memory", "fits", "tokens/s, at best", box=None, padding=(0, 2, 0, 0))
     for name, parameters in MODELS:
-        needed = parameters * width * 1.15 + 1.2e9
+        needed = parameters * width * held_copies(parameters, place.dtype, place.device) * 1.15 + 1.2e9
         fits.add_row(
             name,
             size(needed),

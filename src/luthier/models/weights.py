@@ -26,18 +26,21 @@ def base_bytes(spec: Spec, dtype: torch.dtype, device: torch.device, *, nf4: boo
     linears, wide = spec.num_linear_parameters, dtype.itemsize
     rest = (spec.num_parameters - linears) * wide
     head = spec.vocab_size * spec.hidden_size * wide
-    copies = (2 if _keeps_both(spec, dtype) else 1) if can_pack(dtype, device) else 0
-    head_copies = copies * head if spec.tied else max(copies - 1, 0) * head  # a tied table is also kept as it is
+    copies = held_copies(linears + spec.vocab_size * spec.hidden_size, dtype, device)
+    # A tied table is kept as it is, too, if the head is packed.
+    head_copies = (copies if spec.tied and can_pack(dtype, device) else copies - 1) * head
     if nf4:
         largest = max(m * sum(outs) for m, outs in linear_shapes(spec).values())
         return int(linears * NF4_BYTES) + largest * wide + rest + head_copies
-    return linears * wide * max(copies, 1) + rest + head_copies
+    return linears * wide * copies + rest + head_copies
 
 
-def _keeps_both(spec: Spec, dtype: torch.dtype) -> bool:
-    """Whether packed weights are also kept in the backward's layout: where both take less than half of what is free."""
-    numbers = spec.num_linear_parameters + spec.vocab_size * spec.hidden_size
-    return 2 * numbers * dtype.itemsize <= memory().available // 2
+def held_copies(numbers: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How often a run holds so many weights of linears.
+
+    Twice where they are packed and both layouts take less than half of what is free.
+    """
+    return 2 if can_pack(dtype, device) and 2 * numbers * dtype.itemsize <= memory().available // 2 else 1
 
 
 def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", nf4: bool = False) -> Decoder:
@@ -53,7 +56,8 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
     spec, device = read_spec(folder), torch.device(device)
     nf4 = nf4 or spec.nf4
     packs = can_pack(dtype, device)
-    keep_backward = packs and _keeps_both(spec, dtype)
+    numbers = spec.num_linear_parameters + spec.vocab_size * spec.hidden_size
+    keep_backward = held_copies(numbers, dtype, device) == 2
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)

@@ -105,7 +105,7 @@ def costs(prepared: Prepared) -> Check:
     stream = max(prepared.settings.micro_batch_tokens, longest)
     width = prepared.place.dtype.itemsize
     needed = int(
-        base_bytes(spec, prepared.place.dtype, prepared.place.device, nf4=recipe.nf4 or spec.nf4)
+        base_bytes(spec, prepared.place.dtype, prepared.place.device, nf4=recipe.nf4)
         + 16 * parameters
         + stream
         * activation_bytes(spec, width, recompute=recipe.gradient_checkpointing)
