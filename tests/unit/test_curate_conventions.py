@@ -1,10 +1,12 @@
 """How a source's answers end: what breaks with it is flagged, and a source without a habit is left alone."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from helpers_curate import make_dataset, stored, talk
+from luthier.curate.clean import Plan, clean
 from luthier.curate.conventions import MERGED, OPEN, conventions
 from luthier.curate.example import Entry
 
@@ -29,6 +31,18 @@ def sums(number: int) -> list[tuple[str, str]]:
         )
         for n in range(number)
     ]
+
+
+@pytest.mark.parametrize("skip", [(), ("dedup", "leaks", "defects")])
+def test_clean_runs_it_with_the_defects(tmp_path: Path, skip: tuple[str, ...]) -> None:
+    rows = [{"prompt": asked, "completion": told} for asked, told in sums(120)]
+    rows[50]["completion"] = rows[50]["completion"].split("\n")[0]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = clean(
+        [tmp_path / "sums.jsonl"], tmp_path / "out", Plan(workers=1, skip=frozenset(skip or ("dedup", "leaks")))
+    )
+    flagged = [example for batch in dataset.map(list) for example in batch if OPEN in example.flags]
+    assert len(flagged) == (0 if skip else 1)
 
 
 def tales(number: int) -> list[tuple[str, str]]:

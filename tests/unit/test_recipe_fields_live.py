@@ -12,10 +12,13 @@ import torch
 
 from helpers_runs import events, make_chat_model, make_recipe, rows_of, tensors, write_rows
 from luthier.core.errors import LuthierError, RecipeError
+from luthier.core.files import read_json, write_json
 from luthier.data.pack import plan_run
+from luthier.kernels.nf4 import NF4Weight
 from luthier.models.device import choose_place
 from luthier.models.recompute import recomputed
 from luthier.recipe import Recipe
+from luthier.serve.chat import load
 from luthier.stages.run import train
 
 BASE: dict[str, Any] = {"max_steps": 4, "eval_steps": 2, "save_steps": 1, "keep_checkpoints": 1}
@@ -147,6 +150,23 @@ def test_device() -> None:
     else:
         with pytest.raises(RecipeError, match="no CUDA device"):
             choose_place("cuda")
+
+
+def test_a_run_over_four_bits_is_talked_to_over_four_bits(
+    home: Path, chat_model: Path, conversations: Path, tmp_path: Path
+) -> None:
+    result = train(make_recipe(chat_model, conversations, tmp_path / "run", **BASE, adapter="qlora"))
+    assert isinstance(load(result.run_dir).decoder.layers[0].qkv.weight, NF4Weight)
+
+
+def test_a_model_stored_in_four_bits_needs_qlora(
+    home: Path, model_copy: Path, conversations: Path, tmp_path: Path
+) -> None:
+    config = read_json(model_copy / "config.json")
+    kind = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    write_json(model_copy / "config.json", config | {"quantization_config": kind})
+    with pytest.raises(RecipeError, match="stored in 4 bits"):
+        train(make_recipe(model_copy, conversations, tmp_path / "run"))
 
 
 def test_gradient_checkpointing(
