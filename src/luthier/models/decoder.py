@@ -21,33 +21,20 @@ from torch import Tensor
 
 from luthier.kernels.attention import attention, attention_cached
 from luthier.kernels.frozen_linear import FrozenWeight, frozen_linear
-from luthier.kernels.lora_linear import lora_linear
 from luthier.kernels.rms_norm import rms_norm
 from luthier.kernels.rope import rope
 from luthier.kernels.segments import Segments
 from luthier.kernels.selected_logprobs import selected_logprobs
 from luthier.kernels.swiglu import swiglu
-from luthier.models.lora import Adapter, Pair
+from luthier.models.cache import Cache
+from luthier.models.linear import Linear
+from luthier.models.lora import Adapter
 from luthier.models.recompute import recomputed
 from luthier.models.spec import Spec
 
 # Each new number of rows costs oneDNN a compiled primitive a product, about 100 ms a step of SmolLM2-135M in all. On a
 # CPU streams and wanted rows are filled up to a multiple of this, so that steps soon meet shapes they have seen.
 CPU_ROWS = 32
-
-
-@dataclass
-class Linear:
-    """A frozen linear: weight W (N, M), bias (N,) or None."""
-
-    weight: FrozenWeight
-    bias: Tensor | None = None
-
-    def __call__(self, x: Tensor, pair: Pair | None, scale: float, *, value: bool = True) -> Tensor:
-        """(T, M) → (T, N), with the adapter pair when there is one; `value` as in `lora_linear`."""
-        if pair is None:
-            return frozen_linear(x, self.weight, self.bias, value=value)
-        return lora_linear(x, self.weight, self.bias, pair.a, pair.bs, scale, pair.starts, value=value)
 
 
 @dataclass
@@ -62,22 +49,6 @@ class Layer:
     down: Linear  # (T, F) → (T, D)
     q_norm: Tensor | None = None  # (K,)
     k_norm: Tensor | None = None  # (K,)
-
-
-class Cache:
-    """Keys and values of one conversation, for generation: `length` tokens of at most `size` are filled."""
-
-    def __init__(self, spec: Spec, size: int, like: Tensor) -> None:
-        shape = (spec.num_layers, 2, spec.num_kv_heads, size, spec.head_size)
-        self.data = like.new_empty(shape)
-        self.length = 0
-
-    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (T, G, K) keys and values after `length`; returns all of the layer's, (G, length + T, K)."""
-        end = self.length + len(keys)
-        self.data[layer, 0, :, self.length : end] = keys.transpose(0, 1)
-        self.data[layer, 1, :, self.length : end] = values.transpose(0, 1)
-        return self.data[layer, 0, :, :end], self.data[layer, 1, :, :end]
 
 
 class Decoder:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from luthier.core.seeds import stream_seed
 from luthier.kernels.segments import Segments
-from luthier.models.decoder import Cache, Decoder
+from luthier.models.cache import Cache
+from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
 
 

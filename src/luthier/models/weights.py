@@ -13,7 +13,8 @@ from torch import Tensor
 from luthier.core.hardware import memory
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
 from luthier.kernels.nf4 import NF4Weight
-from luthier.models.decoder import Decoder, Layer, Linear
+from luthier.models.decoder import Decoder, Layer
+from luthier.models.linear import Linear
 from luthier.models.lora import TARGETS, linear_shapes
 from luthier.models.spec import Spec, read_spec
 from luthier.models.tensors import Tensors
