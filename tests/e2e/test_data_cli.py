@@ -79,8 +79,11 @@ def files(desk: Desk) -> dict[str, bytes]:
 
 def test_a_step_that_was_done_changes_nothing_when_done_again(desk: Desk) -> None:
     before = files(desk)
-    for step in ("repair", "personal"):
-        desk.run("data", step, "made")
+    for step in ("repair", "personal", "defects", "slop", "language", "leaks"):
+        out, _ = desk.run("data", step, "made")
+        assert "nothing new" in out, step
+    out, _ = desk.run("data", "split", "made", "--val-size", "0.2")
+    assert "nothing new" in out
     assert files(desk) == before
 
 
@@ -115,7 +118,7 @@ def test_adding_moves_nothing(desk: Desk) -> None:
     assert len(after) > len(before)
     assert {key: after.get(key) for key in before} == before
     out, _ = desk.run("data", "add", "made", "more.jsonl", "--val-size", "0.2")
-    assert "12 rows are in the folder already" in out
+    assert "12 rows are in the folder already" in out and "nothing new" in out
 
 
 def test_convert(desk: Desk) -> None:

@@ -10,7 +10,7 @@ from luthier.curate.example import Example
 from luthier.curate.folder import Stored, create, example_id
 from luthier.curate.lexical import BLOCK, SAMPLE_WORDS, WINDOW, Sample, variety
 from luthier.curate.measure import Lengths, add_up, marginals, measure, measure_batch
-from luthier.curate.tokens import AnswerTokens, estimate_tokens, trained_texts
+from luthier.curate.tokens import AnswerTokens, count_words, estimate_tokens, trained_texts
 from luthier.data.records import Message, Record
 
 WORDS = ("river", "stone", "lamp", "garden", "copper", "window", "ledger", "autumn", "kettle", "harbour", "violin")
@@ -123,6 +123,15 @@ def test_what_bears_loss() -> None:
     assert list(trained_texts(Example("2", talked))) == [call.tool_calls, "done"]
     assert list(trained_texts(Example("3", Record(text="plain")))) == ["plain"]
     assert estimate_tokens([Example("1", both), Example("3", Record(text="plain " * 10))]) == [1 + 3 + 1 + 1, 1 + 13]
+
+
+def test_words_are_counted_as_they_are_split() -> None:
+    rng = random.Random(0)
+    chars = [*map(chr, range(128)), *" " * 60]
+    for more in ([], ["\x85", "\xa0", "\u2003", "é", "字"]):
+        for length in range(200):
+            text = "".join(rng.choices(chars + more, k=length))
+            assert count_words(text) == len(text.split()), repr(text)
 
 
 def test_real_tokens(chat_model: Path) -> None:

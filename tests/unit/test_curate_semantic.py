@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from helpers_curate import make_dataset, stored, talk
 from luthier.core.errors import DataError
@@ -133,6 +133,21 @@ def test_distilling_writes_a_folder_that_opens(tmp_path: Path) -> None:
     assert seen == WORDS
     assert np.array_equal(made.vectors, open_table(tmp_path / "table").vectors)
     assert json.loads((tmp_path / "table" / "config.json").read_text())["normalize"] is True
+
+
+def test_the_inside_of_a_word_is_distilled_without_its_mark(tmp_path: Path) -> None:
+    pieces = ["[UNK]", "lute", "##nist", "##s", "##", "#"]
+    parts = models.WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]")
+    made = Tokenizer(parts)
+    made.decoder = decoders.WordPiece()
+    seen: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        seen.extend(texts)
+        return np.random.default_rng(0).standard_normal((len(texts), 4)).astype(np.float32)
+
+    distill(encode, made, tmp_path / "table")
+    assert seen == ["[UNK]", "lute", "nist", "s", "##", "#"]
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,22 @@ from luthier.core.errors import DataError
 from luthier.curate.example import Example
 from luthier.curate.logodds import CERTAIN, count_terms, log_odds, markers
 from luthier.curate.slop import (
+    FEWEST_HITS,
     FEWEST_WORDS,
     LIMIT,
     REASON,
     SLOP,
     Jargon,
     Phrase,
+    _at_most,
     _forms,
+    _lexicon,
     _poisson,
     _tree,
     hits_in,
     lower_rate,
     phrases_in,
+    prose,
     slop,
 )
 from luthier.curate.slop_lexicon import PATTERNS, WORDS
@@ -104,7 +108,22 @@ def test_plain_negations_are_none(text: str) -> None:
 
 def test_every_pattern_has_an_example() -> None:
     cases = next(mark for mark in test_turns_of_phrase.pytestmark if mark.name == "parametrize").args[1]
-    assert {name for name, _, _ in PATTERNS} == {name for _, name in cases}
+    assert {name for name, *_ in PATTERNS} == {name for _, name in cases}
+
+
+def test_no_text_has_more_hits_than_the_quick_count_says() -> None:
+    cases = next(mark for mark in test_turns_of_phrase.pytestmark if mark.name == "parametrize").args[1]
+    texts = [" ".join(words).replace("*", "some") for words, _ in _lexicon()] + [text for text, _ in cases]
+    for left, right in (("", ""), ("“", "”"), ("'", "'"), ("…-", "–"), ("(", "'s")):
+        for text in texts:
+            low = prose(f"{left}{text}{right} {text}\n{text}.")
+            assert _at_most(low) >= len(phrases_in(low)[1]) >= 1, text
+
+
+def test_fewer_hits_than_the_fewest_are_never_flagged() -> None:
+    phrases = [phrase for _, phrase in _lexicon()] + [Phrase(name, "", weight) for name, weight, *_ in PATTERNS]
+    assert FEWEST_HITS == 2
+    assert max(lower_rate([phrase], FEWEST_WORDS) for phrase in phrases) <= LIMIT
 
 
 def test_places_are_right_where_small_letters_are_longer() -> None:

@@ -77,11 +77,18 @@ def test_every_answer_of_a_conversation_is_measured_alone(decoder: Decoder, rend
 def test_micro_batches_do_not_matter(decoder: Decoder, renderer: Renderer) -> None:
     records = [Record(TALK), Record(ASKED), Record(SYSTEM)] * 3
     seen: list[tuple[int, int]] = []
+    told: list[tuple[int, int]] = []
     small = difficulty(records, decoder, renderer, micro_batch_tokens=64, progress=lambda *at: seen.append(at))
-    large = difficulty(records, decoder, renderer, micro_batch_tokens=8192)
+    large = difficulty(records, decoder, renderer, micro_batch_tokens=8192, expect=lambda *work: told.append(work))
     assert small.ifd == pytest.approx(large.ifd, rel=1e-4)
     assert small.ifd[0] == pytest.approx(small.ifd[3], rel=1e-4)
     assert seen[-1] == (21, 21) and len(seen) > 1
+    nobody = len(renderer.render_prompt([Message("user", "")]))
+    whole = sum(len(row.ids) for record in records for row in renderer.render(record))
+    answers = int(large.tokens.sum())
+    assert told == [
+        (whole + 12 * nobody + answers, 2 * answers)
+    ]  # 12 answers, each a second time after nobody's prompt
 
 
 def test_what_cannot_be_measured_is_counted(decoder: Decoder, renderer: Renderer) -> None:

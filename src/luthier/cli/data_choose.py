@@ -1,18 +1,21 @@
 """`luthier data categories | score | select | balance`: what to train on, and how much of each."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from luthier.cli.console import note, out
-from luthier.cli.data_clean import EMBEDDINGS, Folder, embeddings_folder, progress_bars, show
+from luthier.cli.console import note, out, span
+from luthier.cli.data_clean import EMBEDDINGS, Folder, embeddings_folder, progress_bars, say_if_nothing_new, show
 from luthier.core.errors import DataError
 
 if TYPE_CHECKING:
-    from luthier.curate.folder import Dataset
+    from collections.abc import Sequence
+
+    from luthier.curate.example import Entry
+    from luthier.curate.folder import Dataset, Pass
 
 
 def numbers(values: list[str] | None, option: str) -> dict[str, float] | None:
@@ -42,13 +45,29 @@ def _closing(dataset: "Dataset", notes: tuple[str, ...] | list[str]) -> None:
         note(text)
 
 
-def _take_back(dataset: "Dataset", step: str) -> None:
+def _take_back(dataset: "Dataset", step: str) -> "list[Pass]":
     """A step that chooses starts from everything: its own earlier choice does not count."""
     from luthier.curate.history import active, undo
 
-    if step in active(dataset):
-        for made in undo(dataset, step=step):
-            note(f"taken back first: pass {made.number}, {made.step}")
+    return undo(dataset, step=step) if step in active(dataset) else []
+
+
+def _choose(
+    dataset: "Dataset", step: str, parameters: dict[str, Any], entries: "Sequence[Entry]", back: "list[Pass]"
+) -> None:
+    """Write a choice that follows on what was taken back. The same choice again leaves the folder as it was."""
+    from luthier.core.files import canonical_json
+    from luthier.curate.ledger import read_pass, to_entries
+
+    if len(back) == 1 and canonical_json(back[0].parameters) == canonical_json(parameters):
+        before = set(to_entries(read_pass(dataset.path / back[0].file)))
+        if before == set(entries) and dataset.passes[-2:-1] == back:
+            del dataset.passes[-1]  # the taking back, which is not part of the folder yet
+            note("nothing new: the ledger says all of it already")
+            return
+    for made in back:
+        note(f"taken back first: pass {made.number}, {made.step}")
+    dataset.add(step, 1, parameters, entries)
 
 
 def categories(
@@ -93,8 +112,13 @@ def score(
     from luthier.stages.score import score_difficulty
 
     with working(folder) as dataset, progress_bars() as report:
-        score_difficulty(dataset, model, device=device, progress=lambda done, total: report("difficulty", done, total))
+        passes = len(dataset.passes)
+        score_difficulty(
+            dataset, model, device=device, progress=lambda done, total: report("difficulty", done, total),
+            expect=lambda seconds: note(f"roughly {span(seconds)}, judged from this machine's matrix speed"),
+        )  # fmt: skip
         _closing(dataset, [])
+    say_if_nothing_new(dataset, passes)
     show(dataset)
 
 
@@ -116,13 +140,13 @@ def select(
         if value not in known:
             raise DataError(f"--{name} {value}", fix=f"one of {', '.join(known)}")
     with working(folder) as dataset:
-        _take_back(dataset, "select")
+        back = _take_back(dataset, "select")
         made = select_examples(
             dataset, embeddings_folder(embeddings), target=target, by=by, method=method, max_cosine=max_cosine,
             quotas=numbers(quota, "--quota"), workers=cpu().cores,
         )  # fmt: skip
         parameters = {"target": target, "by": by, "method": method, "max_cosine": max_cosine, "notes": made.notes}
-        dataset.add("select", 1, parameters, made.entries)
+        _choose(dataset, "select", parameters, made.entries, back)
         _closing(dataset, [])
     show(dataset)
 
@@ -155,7 +179,7 @@ def balance(
 
         tokens = AnswerTokens(resolve_model(model))
     with working(folder) as dataset:
-        _take_back(dataset, "balance")
+        back = _take_back(dataset, "balance")
         made = balance(
             dataset, tokens=tokens, temperature=temperature, shares=numbers(share, "--share"), cap=cap,
             max_epochs=max_epochs, replay=replay, replay_sources=replay_source or (), total=total, seed=seed,
@@ -163,7 +187,7 @@ def balance(
         )  # fmt: skip
         rows = balance_table(made)
         parameters = {"table": rows, "tokens": model or "estimated from words", "notes": list(made.mixture.notes)}
-        dataset.add("balance", 1, parameters, made.entries)
+        _choose(dataset, "balance", parameters, made.entries, back)
         _closing(dataset, [])
     table = Table(
         "category", "tokens", "share", "tokens after", "share after", "epochs", box=None, padding=(0, 2, 0, 0)
@@ -174,4 +198,6 @@ def balance(
             f"{row['tokens_after']:,.0f}", f"{100 * row['share_after']:.1f} %", f"{row['epochs']:.2f}",
         )  # fmt: skip
     out.print(table)
+    if model is None:
+        note("tokens are estimated from words, which is wrong by a factor for code: --model NAME counts them")
     show(dataset)

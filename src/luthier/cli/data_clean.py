@@ -89,11 +89,17 @@ def show(dataset: "Dataset") -> None:
     for side, number in counts["used"].items():
         table.add_row(f"[bold]{number:,}[/]", side)
     out.print(table)
-    for made in dataset.passes:
+    for made, _ in dataset.view.holding():
         for text in made.parameters.get("notes", ()):
             note(f"{made.step}: {text}")
     out.print(f"Report: {dataset.path / 'report.html'}")
     out.print(f"Train on it: a recipe's `datasets: - path: {dataset.path}`")
+
+
+def say_if_nothing_new(dataset: "Dataset", passes: int) -> None:
+    """Say so when the folder had as many passes before: all that was found is in its ledger already."""
+    if len(dataset.passes) == passes:
+        note("nothing new: the ledger says all of it already")
 
 
 def clean(
@@ -152,7 +158,9 @@ def add(
         budget=Budget(max_drop, max_drop_category), workers=cpu().cores,
     )  # fmt: skip
     with working(folder) as dataset, progress_bars() as report:
+        passes = len(dataset.passes)
         skipped = add(dataset, paths, plan, progress=report)
+    say_if_nothing_new(dataset, passes)
     if skipped:
         note(f"{skipped:,} rows are in the folder already and were not added again")
     show(dataset)
@@ -166,8 +174,10 @@ def work_on(folder: Path, work: Callable[["Dataset", "Plan", "Report"], None], *
 
     plan = Plan(workers=cpu().cores, **settings)
     with working(folder) as dataset, progress_bars() as report:
+        passes = len(dataset.passes)
         work(dataset, plan, report)
         finish(dataset, workers=plan.workers)
+    say_if_nothing_new(dataset, passes)
     show(dataset)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
 from luthier.core.files import atomic_folder
@@ -24,6 +24,7 @@ from luthier.curate.workers import WARM, prepare
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from luthier.curate.gather import Gathered
     from luthier.curate.intake import Intake
 
 STEPS = ("repair", "defects", "language", "slop", "personal", "dedup", "semantic", "split", "leaks")
@@ -86,6 +87,7 @@ def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progres
         DataError: `out` exists; a file is damaged; nothing can be used; a step would take out too much.
     """
     from luthier import __version__
+    from luthier.curate.gather import Gathered
 
     plan = plan or Plan()
     if out.exists():
@@ -95,7 +97,8 @@ def clean(paths: Sequence[Path], out: Path, plan: Plan | None = None, *, progres
         intake = _intake(dataset, paths, plan)
         dataset.add_tables(intake.tables, intake.sources)
         dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, intake.entries)
-        _run(dataset, plan, progress, None)
+        with Gathered(dataset, KEYED.keys() - plan.skip, plan.seed) as gathered:
+            _run(dataset, plan, progress, None, gathered)
         finish(dataset, workers=plan.workers)
         dataset.close()
     return Dataset(out)
@@ -122,10 +125,13 @@ def add(dataset: Dataset, paths: Sequence[Path], plan: Plan, *, progress: Progre
             skipped += len(table) - sum(fresh)
             yield table.filter(fresh)
 
-    intake = _intake(dataset, paths, plan)
+    intake, state = _intake(dataset, paths, plan), dataset.state
     file = dataset.add_tables(new(intake.tables), intake.sources)
-    entries = [entry for entry in intake.entries if entry.record not in known]
-    dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, entries)
+    if dataset.state["records"][-1]["rows"]:
+        entries = [entry for entry in intake.entries if entry.record not in known]
+        dataset.add("read", 1, {"format": plan.format, "notes": intake.notes}, entries)
+    else:  # the folder has all of it; the empty file is no part of it, and goes when the folder is written
+        dataset.state = state
     _run(dataset, plan, progress, {file})
     finish(dataset, workers=plan.workers)
     return skipped
@@ -141,16 +147,28 @@ def _intake(dataset: Dataset, paths: Sequence[Path], plan: Plan) -> "Intake":
     return read_sources(paths, format=plan.format, category=plan.category, run=partial(dataset.run, workers=workers))
 
 
-def _run(dataset: Dataset, plan: Plan, progress: Progress | None, files: Collection[str] | None) -> None:
-    """Every step that is not skipped: those for single examples over these records files, the others over all."""
+def _run(
+    dataset: Dataset,
+    plan: Plan,
+    progress: Progress | None,
+    files: Collection[str] | None,
+    gathered: "Gathered | None" = None,
+) -> None:
+    """Every step that is not skipped: those for single examples over these records files, the others over all.
+
+    What the others need of each example is gathered on the walk of the first, where that is over all, too.
+    """
     steps = [step for name, step in map_steps().items() if name not in plan.skip]
-    run_steps(dataset, steps, workers=plan.workers, budget=plan.budget, progress=progress, files=files)
+    more = {} if gathered is None else {"also": gathered.look, "found": gathered.add}
+    run_steps(dataset, steps, workers=plan.workers, budget=plan.budget, progress=progress, files=files, **more)
+    if gathered is not None:
+        gathered.complete()
     for name, step in KEYED.items():
         if name in plan.skip:
             continue
         if progress is not None:
             progress(name, 0, 1)
-        step(dataset, plan)
+        step(dataset, plan, gathered)
         if progress is not None:
             progress(name, 1, 1)
 
@@ -159,18 +177,21 @@ def _said(notes: Counter[str]) -> list[str]:
     return [f"{number:,} × {what}" for what, number in sorted(notes.items()) if number]
 
 
-def dedup(dataset: Dataset, plan: Plan) -> None:
+def dedup(dataset: Dataset, plan: Plan, gathered: "Gathered | None" = None) -> None:
     """Exact, then near duplicates."""
     from luthier.curate.exact import exact_duplicates
     from luthier.curate.near import near_duplicates
 
     for kind, step in (("exact", exact_duplicates), ("near", near_duplicates)):
         notes: Counter[str] = Counter()
-        entries = step(dataset, workers=plan.workers, notes=notes)
+        known: dict[str, Any] = {}
+        if gathered is not None:
+            known = gathered.for_exact() if kind == "exact" else gathered.for_near()
+        entries = step(dataset, workers=plan.workers, notes=notes, **known)
         add_pass(dataset, "dedup", 1, {"kind": kind, "notes": _said(notes)}, entries, budget=plan.budget)
 
 
-def semantic(dataset: Dataset, plan: Plan) -> None:
+def semantic(dataset: Dataset, plan: Plan, gathered: "Gathered | None" = None) -> None:
     """Flag examples that say the same in other words, where there are embeddings."""
     if plan.embeddings is None:
         return
@@ -182,30 +203,34 @@ def semantic(dataset: Dataset, plan: Plan) -> None:
     add_pass(dataset, "semantic", 1, parameters, entries)
 
 
-def split(dataset: Dataset, plan: Plan) -> None:
+def split(dataset: Dataset, plan: Plan, gathered: "Gathered | None" = None) -> None:
     """Put every group on a side."""
-    from luthier.curate.sides import split_sides
+    from luthier.curate.sides import split_table
 
-    entries = split_sides(dataset, val_size=plan.val_size, seed=plan.seed, workers=plan.workers)
+    known = {} if gathered is None else gathered.for_split()
+    entries = split_table(dataset, val_size=plan.val_size, seed=plan.seed, workers=plan.workers, **known)
     parameters = {"val_size": plan.val_size, "seed": plan.seed}
     add_pass(dataset, "split", 1, parameters, entries, budget=plan.budget)
 
 
-def leaks(dataset: Dataset, plan: Plan) -> None:
+def leaks(dataset: Dataset, plan: Plan, gathered: "Gathered | None" = None) -> None:
     """Take out training examples that give a validation or evaluation example away."""
     from luthier.curate.leaks import leaks
 
     entries, table = leaks(dataset, plan.evaluation, workers=plan.workers)
-    add_pass(dataset, "leaks", 1, {"table": table}, entries, budget=plan.budget)
+    sets = ", ".join(f"{line['set']} ({line['items']:,})" for line in table)
+    add_pass(dataset, "leaks", 1, {"sets": sets, "table": table}, entries, budget=plan.budget)
 
 
-def conventions(dataset: Dataset, plan: Plan) -> None:
+def conventions(dataset: Dataset, plan: Plan, gathered: "Gathered | None" = None) -> None:
     """Flag answers that end as hardly any other of their source does, which no rule for single examples can see."""
     from luthier.curate.conventions import VERSION, conventions
 
-    add_pass(dataset, "defects", VERSION, {"kind": "conventions"}, conventions(dataset, workers=plan.workers))
+    known = {} if gathered is None else gathered.for_conventions()
+    entries = conventions(dataset, workers=plan.workers, **known)
+    add_pass(dataset, "defects", VERSION, {"kind": "conventions"}, entries)
 
 
-KEYED: dict[str, Callable[[Dataset, Plan], None]] = {
+KEYED: dict[str, Callable[..., None]] = {
     "defects": conventions, "dedup": dedup, "semantic": semantic, "split": split, "leaks": leaks,
 }  # fmt: skip

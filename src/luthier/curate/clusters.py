@@ -11,6 +11,7 @@ import numpy as np
 
 from luthier.curate.example import Example
 
+FLAGGED = 1 << 40  # in the rank of an example that is marked for review
 ROUNDS = 64  # stars made of one connected component; what is left after them stays in the dataset
 
 
@@ -21,7 +22,7 @@ def rank(examples: Sequence[Example]) -> np.ndarray:
     before one that is, and then the longer answer before the shorter.
     """
     values = [
-        (not example.side) << 41 | bool(example.flags) << 40 | (1 << 40) - 1 - min(len(example.answer), (1 << 40) - 1)
+        (not example.side) << 41 | bool(example.flags) * FLAGGED | FLAGGED - 1 - min(len(example.answer), FLAGGED - 1)
         for example in examples
     ]
     return np.array(values, np.int64)

@@ -9,7 +9,7 @@ of words. All of it is for review: the rest of the rows is evidence, and no proo
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -78,13 +78,21 @@ class Looked:
     ending: Counter[str]
 
 
-def conventions(dataset: Dataset, *, workers: int = 1) -> list[Entry]:
-    """Flags for answers that end as hardly any other of their source does; see the module. One pass, sorted by id."""
+def share_of(dataset: Dataset) -> float:
+    """The share of its rows in which words are counted."""
+    return SAMPLE / max(1, sum(item["rows"] for item in dataset.state["records"]))
+
+
+def conventions(dataset: Dataset, *, workers: int = 1, read: Iterable[Looked] | None = None) -> list[Entry]:
+    """Flags for answers that end as hardly any other of their source does; see the module. One pass, sorted by id.
+
+    Args:
+        read: what `look` made of all batches, where that is known.
+    """
     import pyarrow as pa
 
-    rows = sum(item["rows"] for item in dataset.state["records"])
     tables, words, ending = [], Counter(), Counter()
-    for looked in dataset.map(partial(look, SAMPLE / max(1, rows)), workers=workers):
+    for looked in dataset.map(partial(look, share_of(dataset)), workers=workers) if read is None else read:
         tables.append(looked.answers)
         words.update(looked.words)
         ending.update(looked.ending)

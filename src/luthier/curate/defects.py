@@ -94,11 +94,12 @@ RULES: Final = (
 def defects(examples: Sequence[Example]) -> list[Entry]:
     """What the rules find, in their order; each reason once an example."""
     entries = []
+    rules = [(rule, rule.find) for rule in RULES]
     for example in examples:
         found: set[str] = set()
         for pair in pairs_of(example):
-            for rule in RULES:
-                evidence = rule.find(pair)
+            for rule, find in rules:
+                evidence = find(pair)
                 if evidence is not None and rule.reason not in found:
                     found.add(rule.reason)
                     field = pair.answer_field if evidence.in_answer else pair.prompt_field

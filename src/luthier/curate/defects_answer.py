@@ -216,8 +216,10 @@ def chat_marker(pair: Pair) -> Evidence | None:
     itself; inside a code fence. Repair has cut those at the end; these are in the middle.
     """
     text = pair.answer
-    if not text or not ("<|" in text or "_of_turn>" in text or "INST]" in text or "SYS>>" in text or "##" in text
-                        or "Below is an instruction" in text):  # fmt: skip
+    if not text or not (">" in text or "]" in text or "#" in text or "Below" in text):
+        return None
+    if not ("<|" in text or "_of_turn>" in text or "INST]" in text or "SYS>>" in text or "##" in text
+            or "Below is an instruction" in text):  # fmt: skip
         return None
     match = _MARKER.search(text)
     if match is None or match[0] in pair.prompt or ABOUT_MARKERS.search(pair.prompt + pair.system):

@@ -176,6 +176,10 @@ def open_brackets(code: str) -> list[str]:
     return stack
 
 
+def _opens_more(text: str) -> bool:
+    return any(text.count(opening) > text.count(closing) for closing, opening in _CLOSES.items())
+
+
 _OPEN_END: Final = re.compile(r"(?:[(\[{,=+*/&|<]|->|=>|\b(?:and|or|not|in|else|return|def|class|import|from))\s*\Z")
 
 
@@ -191,8 +195,7 @@ def cut_in_code(pair: Pair) -> Evidence | None:
     fences = text.count("```")
     if fences % 2 and "```" not in pair.prompt:
         code = text[text.rindex("```") + 3 :]
-    elif fences == 0 and (text.count("(") > text.count(")") or text.count("{") > text.count("}")
-                          or text.count("[") > text.count("]")) and pair.looks_like_code:  # fmt: skip
+    elif fences == 0 and any(map(text.__contains__, "([{")) and _opens_more(text) and pair.looks_like_code:
         code = text
         if not _OPEN_END.search(text) and text.rstrip()[-1:] in ")}];":
             return None

@@ -40,7 +40,7 @@ def second_pair(pair: Pair) -> Evidence | None:
     code fence. Not caught: a label alone.
     """
     text = pair.answer
-    if not text or pair.kind == "text" or not any(mark in text for mark in (":", "：", "]\n", "] ")):
+    if not text or pair.kind == "text" or not (":" in text or "：" in text or "]\n" in text or "] " in text):
         return None
     first = _QUESTION.search(text)
     if first is None or not text[: first.start()].strip():
@@ -88,6 +88,7 @@ _COMMON_SET: Final = frozenset(word[:6] for word in _COMMON.split())
 _PARTS: Final = 40  # lines of a prompt, and twice as many of an answer; longer ones are documents
 _RULE: Final = re.compile(r"\s*[-*=_#~]{3,}\s*")
 _LINE: Final = re.compile(r"[^\n]*\S[^\n]*")
+_PART_ENDS: Final = re.compile(r"[\n.!?。！？]")
 _SENTENCE: Final = re.compile(r"\S.*?(?:[.!?](?=\s|[A-Z][a-z])|[。！？]|$)")
 
 
@@ -138,6 +139,9 @@ def two_tasks(pair: Pair) -> Evidence | None:
     with an answer of a few words.
     """
     if not pair.answer or len(pair.prompt) > LONGEST or len(pair.answer) > LONGEST:
+        return None
+    prompt = pair.prompt.strip()
+    if not _PART_ENDS.search(prompt, 0, len(prompt) - 1):  # one part, as most are
         return None
     asked = _parts(pair.prompt)
     if not 1 < len(asked) <= _PARTS:

@@ -6,6 +6,7 @@ guidelines". Whether it is a defect depends on what was asked: to a harmful requ
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from luthier.curate.pair import Evidence, Pair
@@ -148,6 +149,7 @@ _ASKS_ONE: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=1)  # three rules ask, one after the other
 def refuses(pair: Pair) -> re.Match[str] | None:
     """The words with which an answer that may be judged for it begins to refuse."""
     if not pair.answer or pair.kind != "conversation" or pair.tools or _FIRST.match(pair.answer) is None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luthier.curate.clusters import preference_order, rank, repeated
+from luthier.curate.clusters import FLAGGED, preference_order, rank, repeated
 from luthier.curate.example import Entry, Example
-from luthier.curate.folder import Dataset
+from luthier.curate.folder import Dataset, Since
 
 REASON = "exact duplicate"
 VERSION = 1
@@ -33,7 +33,7 @@ def even_out(text: str) -> str:
     return " ".join(_ENDING.sub(" ", text.lower().replace("`", "'")).split())
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """What is known of the examples of a batch, column by column; hashes are of 128 bits, (n, 2) uint64."""
 
     ids: np.ndarray  # bytes
@@ -42,12 +42,13 @@ class _Rows(NamedTuple):
     asked: np.ndarray  # hash of all but the last answer
     ranking: np.ndarray  # int64, of `rank`
 
-    def only(self, rows: np.ndarray) -> "_Rows":
+    def only(self, rows: np.ndarray) -> "Rows":
         """Some of the rows."""
-        return _Rows(*(column[rows] for column in self))
+        return Rows(*(column[rows] for column in self))
 
 
-def _read(examples: list[Example]) -> _Rows:
+def read_rows(examples: list[Example]) -> Rows:
+    """What has to be known of a batch."""
     whole, full, asked = bytearray(), bytearray(), bytearray()
     for example in examples:
         record = example.record
@@ -67,24 +68,37 @@ def _read(examples: list[Example]) -> _Rows:
             made.update(f"\x1f{record.label}".encode())
         full += made.digest()
     hashes = (np.frombuffer(values, np.uint64).reshape(-1, 2) for values in (whole, full, asked))
-    return _Rows(np.array([example.id for example in examples], np.bytes_), *hashes, rank(examples))
+    return Rows(np.array([example.id for example in examples], np.bytes_), *hashes, rank(examples))
 
 
-def exact_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] | None = None) -> list[Entry]:
+def exact_duplicates(
+    dataset: Dataset,
+    *,
+    workers: int = 1,
+    notes: Counter[str] | None = None,
+    read: list[Rows] | None = None,
+    since: Since | None = None,
+) -> list[Entry]:
     """Every example that says the same as another, all but the best of them.
 
     The hash is taken of the list of (role, content) of all turns, after Unicode NFKC, lower case, and with white space
     and sentence punctuation evened out (`even_out`). The same prompt with another answer is no duplicate, nor is an
     answer that is wanted in one row and unwanted in another; both are counted in `notes`.
+
+    Args:
+        read: what `read_rows` made of all batches, where that is known, and what was said `since`. It is emptied.
     """
-    batches = [made for made in dataset.map(_read, workers=workers) if len(made.ids)]
+    batches = list(dataset.map(read_rows, workers=workers)) if read is None else read
+    batches[:] = [made for made in batches if len(made.ids)]
     if not batches:
         return []
-    every = _Rows(*(np.concatenate(column) for column in zip(*batches, strict=True)))
-    del batches
+    every = Rows(*(np.concatenate(column) for column in zip(*batches, strict=True)))
+    batches.clear()
     # Most are found to be alone by the first half of the hash.
     alike = np.flatnonzero(repeated(every.full[:, 0]))
     rows = every.only(alike)
+    if since is not None:
+        rows.ranking[np.isin(rows.ids, since.flagged)] |= FLAGGED
     order = np.lexsort((preference_order(rows.ranking, rows.ids), rows.full[:, 1], rows.full[:, 0]))
     first = np.r_[True, (rows.full[order][1:] != rows.full[order][:-1]).any(1)][: len(order)]
     kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]

@@ -22,7 +22,8 @@ from luthier.core.errors import DataError
 from luthier.core.files import hash_file, read_json, write_json
 from luthier.curate.example import LEAVES, Entry, Example
 from luthier.curate.fold import fold, outcome
-from luthier.curate.ledger import UNDO, facts, read_batch, read_pass, to_entries, write_pass
+from luthier.curate.ledger import UNDO, facts, read_batch, read_pass, to_entries, to_table, write_pass
+from luthier.curate.said import settings, unsaid
 from luthier.curate.stored import COLUMNS, QUARANTINED, Stored, record_of, tables_of, write_records
 from luthier.curate.stored import example_id as example_id
 from luthier.curate.workers import open_pool, ordered
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+READ = "read"  # the step that reads files: a pass for each time
 BATCH = 2048  # records of a row group, which is what a worker gets at a time
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -60,6 +62,21 @@ class Folded:
     example: Example | None
     out: Entry | None
     void: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What was said after a certain pass: ids (n,) bytes, of examples marked for review, and of those taken out."""
+
+    flagged: np.ndarray
+    out: np.ndarray
+
+
+def places_in(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where these ids are among all, which are sorted; those that are not there are left out."""
+    places = np.searchsorted(ids, wanted)
+    places[places == len(ids)] = 0
+    return places[ids[places] == wanted] if len(ids) else places[:0]
 
 
 @dataclass(frozen=True)
@@ -93,16 +110,20 @@ class View:
         return [(made, without) for made, without in kept if without is not None]
 
     def entries(
-        self, index: int, *, records: Collection[str] | None = None, actions: Collection[str] | None = None
+        self, index: int | None, *, records: Collection[str] | None = None, actions: Collection[str] | None = None
     ) -> dict[str, list[tuple[int, Entry]]]:
         """What holds for each example of batch `index`, with the number of its pass, in order; nothing taken back.
+
+        Of all batches where `index` is None.
 
         Args:
             records, actions: only entries about these examples, or of these actions; the others are not even made.
         """
         found: dict[str, list[tuple[int, Entry]]] = {}
         for made, without in self.holding():
-            for entry in to_entries(_only(read_batch(self.path / made.file, index), record=records, action=actions)):
+            path = self.path / made.file
+            table = read_pass(path) if index is None else read_batch(path, index)
+            for entry in to_entries(_only(table, record=records, action=actions)):
                 if entry.record not in without:
                     found.setdefault(entry.record, []).append((made.number, entry))
         return found
@@ -130,21 +151,6 @@ class View:
                 continue
             example = Example(row.id, record_of(row), row.source, row.category)
             made.append(Folded(row, *fold(example, decided)))
-        return made
-
-    def categories(self, index: int) -> dict[str, str]:
-        """Example → category, of what batch `index` has in the dataset; without reading what the examples say."""
-        import pyarrow.compute as pc
-
-        table = self.table(index, ("id", "kind", "category"))
-        table = table.filter(pc.not_equal(table["kind"], QUARANTINED))
-        made = dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
-        for key, found in self.entries(index, actions=(*LEAVES, "keep", "category")).items():
-            entries = [entry for _, entry in found]
-            if outcome(entries) is not None:
-                made.pop(key, None)
-            elif key in made:
-                made[key] = next((e.after for e in reversed(entries) if e.action == "category"), made[key])
         return made
 
     def examples(self, index: int) -> list[Example]:
@@ -215,6 +221,20 @@ class Dataset:
         batches = tuple((item["file"], group) for item in self.state["records"] for group in range(item["batches"]))
         return View(self.path, tuple(self.passes), batches)
 
+    def since(self, number: int) -> Since:
+        """What the passes behind the first `number` say, none of which may edit, or put on sides."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        said: dict[str, set[str]] = {"flag": set(), "out": set()}
+        for made in self.passes[number:]:
+            table = read_pass(self.path / made.file)
+            assert set(table["action"].unique().to_pylist()) <= {"flag", *LEAVES}, made
+            for kind, actions in (("flag", ["flag"]), ("out", LEAVES)):
+                rows = table.filter(pc.is_in(table["action"], value_set=pa.array(actions)))
+                said[kind].update(rows["record"].to_pylist())
+        return Since(*(np.array(sorted(ids) or [""], np.bytes_) for ids in said.values()))
+
     def ids(self) -> Iterator[str]:
         """The ids of all rows that were ever read."""
         import pyarrow.parquet as pq
@@ -237,11 +257,21 @@ class Dataset:
         return self.map_batches(View.folded, function, workers, None)
 
     def categories(self) -> dict[str, str]:
-        """Example → category, of all that is in the dataset."""
-        view = self.view
+        """Example → category, of all that is in the dataset; without reading what the examples say."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
         made: dict[str, str] = {}
-        for index in range(len(view.batches)):
-            made |= view.categories(index)
+        for item in self.state["records"]:
+            table = pq.read_table(self.path / item["file"], columns=["id", "kind", "category"])
+            table = table.filter(pc.not_equal(table["kind"], QUARANTINED))
+            made.update(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
+        for key, found in self.view.entries(None, actions=(*LEAVES, "keep", "category")).items():
+            entries = [entry for _, entry in found]
+            if outcome(entries) is not None:
+                made.pop(key, None)
+            elif key in made:
+                made[key] = next((e.after for e in reversed(entries) if e.action == "category"), made[key])
         return made
 
     def map_batches(
@@ -269,15 +299,28 @@ class Dataset:
             self._pool.shutdown()
             self._pool = None
 
-    def add(self, step: str, version: int, parameters: Mapping[str, Any], entries: Sequence[Entry]) -> Pass:
-        """Write a pass. It counts for this object at once, and for the folder with `commit`."""
+    def add(
+        self, step: str, version: int, parameters: Mapping[str, Any], entries: "Sequence[Entry] | pa.Table"
+    ) -> Pass | None:
+        """Write a pass. It counts for this object at once, and for the folder with `commit`.
+
+        What the step has said before, and what holds, is not said again (`said.unsaid`). Where nothing is left to say
+        and the step was run with these settings before, there is no pass. A table of entries is taken as it is.
+        """
+        before = [(made, without) for made, without in self.view.holding() if made.step == step]
+        if isinstance(entries, Sequence):
+            said = [(read_pass(self.path / made.file), without) for made, without in before]
+            entries = to_table(unsaid(said, entries))
+        ran = [(made.version, settings(made.parameters)) for made, _ in before]
+        if not len(entries) and step != READ and (version, settings(parameters)) in ran:
+            return None
         made = Pass(len(self.passes) + 1, step, version, dict(parameters))
         (self.path / made.file).parent.mkdir(exist_ok=True)
-        write_pass(self.path / made.file, entries, self._batches_of([entry.record for entry in entries]))
+        write_pass(self.path / made.file, entries, self._batches_of(entries["record"]))
         self.passes.append(made)
         return made
 
-    def _batches_of(self, records: Sequence[str]) -> np.ndarray:
+    def _batches_of(self, records: "pa.ChunkedArray") -> np.ndarray:
         """(n,) int32, the batch of each of these ids; −1 for ""."""
         if self._places is None:
             view, ids, batches = self.view, [], []
@@ -292,7 +335,7 @@ class Dataset:
             order = np.argsort(every, kind="stable")
             self._places = every[order], index[order]
         names, index = self._places
-        wanted = np.array(records, "S") if records else np.zeros(0, "S1")
+        wanted = np.array(records.to_pylist() or [""], "S")[: len(records)]
         found = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
         assert np.array_equal(names[found], wanted), "an entry about no record of the dataset"
         return index[found]

@@ -10,7 +10,7 @@ A group is all that hangs together by such ties.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from luthier.curate.clusters import repeated
-from luthier.curate.example import SIDES
-from luthier.curate.folder import Dataset, Folded
+from luthier.curate.example import SIDES, Example
+from luthier.curate.folder import Dataset, Folded, Since, places_in
 from luthier.curate.leaks_index import LONG, TRIVIAL
 from luthier.curate.leaks_text import tokenise, whole
 from luthier.curate.ledger import read_pass
@@ -38,7 +38,7 @@ _ID = re.compile(r"[0-9a-f]{20}")
 _PRIME: Final = (1 << 64) - 59
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """A batch of rows: what a split has to know of each, and the names that tie it (row in the batch, hash of name)."""
 
     ids: np.ndarray  # (n,) bytes
@@ -100,15 +100,19 @@ def _names(meta: Mapping[str, Any], group: str, record_id: str, example_id: str)
             yield _name("parent", value)
 
 
-def _read(seed: int, rows: list[Folded]) -> _Read:
-    import pyarrow as pa
-
+def _read_folded(seed: int, rows: list[Folded]) -> Read:
     used = [
         (row.example, row.out is None)
         for row in rows
         if row.example is not None and (row.out is None or row.out.reason != BOTH)
     ]
-    examples = [example for example, _ in used]
+    return read_batch(seed, [example for example, _ in used], [live for _, live in used])
+
+
+def read_batch(seed: int, examples: Sequence[Example], live: Sequence[bool]) -> Read:
+    """What a split has to know of these examples; `live` are those in the dataset."""
+    import pyarrow as pa
+
     keys, fractions, names = [], [], []
     for at, example in enumerate(examples):
         group, content = example.record.group, example.record.id
@@ -123,32 +127,37 @@ def _read(seed: int, rows: list[Folded]) -> _Read:
         tokens = tokenise(texts)
         told = np.flatnonzero(tokens.counts >= least)
         forms.append(np.stack([told.astype(np.uint64), whole(tokens)[told] + np.uint64(kind)], 1))
-    return _Read(
+    return Read(
         np.array([example.id for example in examples], np.bytes_),
         pa.array(keys, pa.large_string()),
         np.array(fractions, np.float64),
         np.array([SIDES.index(example.side) + 1 if example.side else 0 for example in examples], np.int8),
-        np.array([live for _, live in used], bool),
+        np.array(live, bool),
         np.array(names, np.uint64).reshape(-1, 2),
         np.concatenate(forms),
     )
 
 
-def read_ties(dataset: Dataset, *, seed: int, workers: int = 1) -> Ties:
+def read_ties(
+    dataset: Dataset, *, seed: int, workers: int = 1, read: list[Read] | None = None, since: Since | None = None
+) -> Ties:
     """What a split has to know of a dataset.
 
     Args:
         seed: of the fractions.
+        read: what `read_batch` made of all rows, where that is known, and what was said `since`. It is emptied.
     """
     import pyarrow as pa
 
-    batches = [_read(seed, [])]
+    batches = [read_batch(seed, [], [])]
     number = 0
-    for made in dataset.map_folded(partial(_read, seed), workers=workers):
+    for made in dataset.map_folded(partial(_read_folded, seed), workers=workers) if read is None else read:
         made.names[:, 0] += np.uint64(number)
         made.forms[:, 0] += np.uint64(number)
         number += len(made.ids)
         batches.append(made)
+    if read is not None:
+        read.clear()
     ids = np.concatenate([made.ids for made in batches])
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
@@ -158,10 +167,15 @@ def read_ties(dataset: Dataset, *, seed: int, workers: int = 1) -> Ties:
     names = _shared(np.concatenate([made.names for made in batches]), number)
     tied = np.concatenate([names, _shared(np.concatenate([made.forms for made in batches]), most)])
     tied = np.unique(np.stack([place[tied[:, 0].astype(np.int64)], _numbered(tied[:, 1])], 1), axis=0)
+    fractions, sides, live = (np.concatenate([made[column] for made in batches])[order] for column in (2, 3, 4))
+    if since is not None:
+        live[places_in(ids, since.out)] = False
     return Ties(
         ids,
         pa.concat_arrays([made.keys for made in batches]).take(order),
-        *(np.concatenate([made[column] for made in batches])[order] for column in (2, 3, 4)),
+        fractions,
+        sides,
+        live,
         tied,
         _pairs(dataset, ids),
     )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from string import ascii_letters
 from typing import Any, Final
 
 from luthier.curate.example import Entry, Example
@@ -30,6 +31,7 @@ _NOT_PROSE: Final = re.compile(
     r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`|\$\$[\s\S]*?\$\$|\$[^$\n]+\$|\\\[[\s\S]*?\\\]|\\\([^\n]*?\\\)|<<[^>\n]*>>"
     r"|<[^>\n]{1,80}>|https?://\S+|\S+@\S+|[\w/\\]+[./\\_]\w[\w./\\-]*"
 )
+_ASCII_LETTERS: Final = ascii_letters.encode()
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
@@ -58,16 +60,18 @@ def _lingua(text: str) -> Guess | None:
 def _vote(words: list[str]) -> Guess | None:
     """The language that the small words among these belong to, if one leads clearly."""
     votes: Counter[str] = Counter()
-    for word in words:
-        votes.update(WORDS.get(word, ()))
+    times = Counter(words)
+    for word, number in times.items():
+        for code in WORDS.get(word, ()):
+            votes[code] += number
     if not votes:
         return None
     (first, most), second = votes.most_common(1)[0], 0
-    if len({word for word in words if len(word) > 1 and first in WORDS.get(word, ())}) < 3:
+    if len([word for word in times if len(word) > 1 and first in WORDS.get(word, ())]) < 3:
         return None  # one word often, as "no" or "ale" in a list
     for code, count in votes.items():
-        if code != first and not _close(code, first):
-            second = max(second, count)
+        if count > second and not _close(code, first):
+            second = count
     share = most / len(words)
     # A tenth of the text, and half as many again as any language that is not a sibling.
     return Guess(first, "words", round(share, 3)) if share >= 0.1 and most >= 1.5 * second else None
@@ -77,8 +81,11 @@ def _close(one: str, other: str) -> bool:
     return one == other or any(one in family and other in family for family in FAMILIES)
 
 
-def _is_prose(text: str, share: float) -> bool:
-    return sum(map(str.isalpha, text)) >= share * sum(map(len, text.split()))
+def _letters(text: str) -> int:
+    """How many letters a text has."""
+    if text.isascii():
+        return len(text) - len(text.encode().translate(None, _ASCII_LETTERS))
+    return sum(map(str.isalpha, text))
 
 
 def language_of(text: str) -> Guess | None:
@@ -86,8 +93,8 @@ def language_of(text: str) -> Guess | None:
     if "```" not in text and "<<" not in text and sum(map(text[:LOOK].count, "={};()[]_")) > CODE * len(text[:LOOK]):
         return None
     text = _NOT_PROSE.sub(" ", text[: 2 * LOOK])[:LOOK]
-    letters = sum(map(str.isalpha, text))
-    if letters < LETTERS // 3 or not _is_prose(text, PROSE):
+    letters = _letters(text)
+    if letters < LETTERS // 3 or letters < PROSE * sum(map(len, text.split())):
         return None
     if not text.isascii():
         script, most = "", 0
@@ -107,10 +114,10 @@ def language_of(text: str) -> Guess | None:
         return None
     tokens = _TOKEN.findall(text.replace("’", "'"))
     found = _vote([token.lower() for token in tokens])
-    running = [token for token in tokens if token.islower()]
-    if found is not None or len(set(running)) < RUNNING or any(token in ENGLISH for token in running):
+    if found is not None:
         return found
-    return _lingua(text)
+    running = {token for token in tokens if token.islower()}
+    return None if len(running) < RUNNING or not running.isdisjoint(ENGLISH) else _lingua(text)
 
 
 def _plainly_english(text: str) -> bool:
@@ -135,9 +142,7 @@ def _wrong(pair: Pair, said: str) -> Entry | None:
     if not answer or not prompt or len(answer) < LETTERS // 3:
         return None
     english = _plainly_english(answer)
-    if english and (prompt.isascii() and (len(prompt) < LETTERS or _plainly_english(prompt))):
-        return None
-    if english and prompt.isascii() and sum(map(ENGLISH.__contains__, prompt[:300].split())) >= 1:
+    if english and prompt.isascii() and (len(prompt) < LETTERS or not ENGLISH.isdisjoint(prompt[:300].split())):
         return None
     answered = Guess("en", "words", 1.0) if english else language_of(answer)
     if answered is None:

@@ -38,13 +38,24 @@ def to_table(entries: Sequence[Entry]) -> "pa.Table":
     return pa.table({name: [getattr(entry, name) for entry in entries] for name in NAMES}, schema=schema())
 
 
+def columns_table(number: int, **columns: "pa.Array") -> "pa.Table":
+    """So many entries from these columns; in the others they have what an `Entry` has where nothing is said."""
+    import pyarrow as pa
+
+    empty = {field.name: getattr(Entry("", "flag", ""), field.name) for field in schema()}
+    return pa.table(
+        [columns.get(field.name, pa.repeat(pa.scalar(empty[field.name], field.type), number)) for field in schema()],
+        schema=schema(),
+    )
+
+
 def to_entries(table: "pa.Table") -> Iterator[Entry]:
     """Entries of a table, in order."""
     columns: list[Any] = [table.column(name).to_pylist() for name in NAMES]
     return (Entry(*values) for values in zip(*columns, strict=True))
 
 
-def write_pass(path: Path, entries: Sequence[Entry], batches: np.ndarray) -> None:
+def write_pass(path: Path, entries: "pa.Table", batches: np.ndarray) -> None:
     """Write a ledger file.
 
     Args:
@@ -54,7 +65,7 @@ def write_pass(path: Path, entries: Sequence[Entry], batches: np.ndarray) -> Non
     import pyarrow.parquet as pq
 
     order = np.argsort(batches, kind="stable")
-    table = to_table(entries).append_column("batch", pa.array(batches, pa.int32())).take(order)
+    table = entries.append_column("batch", pa.array(batches, pa.int32())).take(order)
     pq.write_table(table, path, compression="zstd")
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.core.files import hash_file
 from luthier.curate.example import SIDES, Example
-from luthier.curate.folder import Dataset
-from luthier.curate.ledger import UNDO
+from luthier.curate.folder import Dataset, View
 from luthier.curate.report_rows import Row, rows_of
 from luthier.data.records import Message
 
@@ -26,18 +25,25 @@ UNEXPLAINED = "not in the ledger"  # no row may ever be counted under this
 T = TypeVar("T")
 
 
-def _columns(dataset: Dataset) -> tuple[str, ...]:
-    """The columns this dataset needs: those that no record fills are left out."""
+def _held(view: View, index: int) -> tuple[set[str], bool]:
+    """The kinds of records in a batch, and whether one has tools; batch by batch, as a whole file may be large."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
+    table = view.table(index, ("kind", "content"))
+    tools = pc.any(pc.match_substring_regex(table["content"], '"(tools|tool_calls|name)":')).as_py()
+    return set(table["kind"].unique().to_pylist()), bool(tools)
+
+
+def _columns(dataset: Dataset, workers: int) -> tuple[str, ...]:
+    """The columns this dataset needs: those that no record fills are left out."""
     kinds: set[str] = set()
     tools = False
-    for item in dataset.state["records"]:
-        table = pq.read_table(dataset.path / item["file"], columns=["kind", "content"])
-        kinds |= set(table["kind"].unique().to_pylist())
-        tools |= bool(pc.any(pc.match_substring_regex(table["content"], '"(tools|tool_calls|name)":')).as_py())
-    steps = {made.step for made in dataset.passes} - {UNDO}
+    view = dataset.view
+    batches = range(len(view.batches))
+    for some, with_tools in dataset.run(partial(_held, view), batches, workers=workers if len(batches) > 1 else 1):
+        kinds |= some
+        tools |= with_tools
+    steps = {made.step for made, _ in view.holding()}
     columns = ["id", "source", "messages"]
     columns += ["chosen", "rejected"] if "preference" in kinds else []
     columns += ["label"] if "labelled" in kinds else []
@@ -149,7 +155,7 @@ def materialise(
     """
     import pyarrow.parquet as pq
 
-    columns, folder = _columns(dataset), dataset.path / "data"
+    columns, folder = _columns(dataset, workers), dataset.path / "data"
     folder.mkdir(exist_ok=True)
     paths = {side: folder / f".{side}.parquet" for side in SIDES}
     writers = {side: pq.ParquetWriter(path, _schema(columns), compression="zstd") for side, path in paths.items()}

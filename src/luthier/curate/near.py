@@ -33,7 +33,7 @@ from luthier.curate.example import Entry
 from luthier.curate.folder import BATCH, Dataset
 from luthier.curate.near_rules import near
 from luthier.curate.near_shelf import Shelf
-from luthier.curate.near_sketch import BANDS, Sketches, sketch_examples
+from luthier.curate.near_sketch import BANDS, sketch_examples
 from luthier.curate.near_text import Row, plain_example
 
 REASON: Final = "near duplicate"
@@ -47,7 +47,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-def near_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] | None = None) -> list[Entry]:
+def near_duplicates(
+    dataset: Dataset, *, workers: int = 1, notes: Counter[str] | None = None, shelf: Shelf | None = None
+) -> list[Entry]:
     """Every example that is a near duplicate of another, all but the best of each group.
 
     What counts as a near duplicate is said in `near_rules`. Kept is the example that has its side already, then the one
@@ -56,9 +58,12 @@ def near_duplicates(dataset: Dataset, *, workers: int = 1, notes: Counter[str] |
 
     Args:
         notes: what was cut short is added to it.
+        shelf: the sketches of all examples, where they are known. It is closed.
     """
     run = partial(dataset.run, workers=workers) if workers > 1 else None
-    return _search(dataset.map(sketch_examples, workers=workers), dataset.path, notes, run)
+    if shelf is None:
+        shelf = Shelf(dataset.map(sketch_examples, workers=workers), dataset.path)
+    return _search(shelf, notes, run)
 
 
 def near_duplicates_in(
@@ -76,17 +81,12 @@ def near_duplicates_in(
     """
     rest = iter(rows)
     batches = iter(lambda: [plain_example(*row) for row in islice(rest, BATCH)], [])
-    return _search(map(sketch_examples, batches), folder, notes)
+    return _search(Shelf(map(sketch_examples, batches), folder), notes)
 
 
-def _search(
-    batches: Iterable[Sketches | None],
-    folder: Path | None,
-    notes: Counter[str] | None,
-    run: Run | None = None,
-) -> list[Entry]:
+def _search(shelf: Shelf, notes: Counter[str] | None, run: Run | None = None) -> list[Entry]:
     counts = Counter() if notes is None else notes
-    with Shelf(batches, folder) as shelf, _no_collection():
+    with shelf, _no_collection():
         joined, pairs, likenesses = _join(shelf, counts, run)
 
         def compare(kept: int, row: int) -> float | None:

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from luthier.curate.clusters import preference_order
+from luthier.curate.clusters import FLAGGED, preference_order
+from luthier.curate.folder import Since, places_in
 from luthier.curate.near_sketch import BANDS, LIKELY, LIKELY_SHORT, PERMUTATIONS, Sketches
 from luthier.curate.near_text import SEPARATOR, Row
 
@@ -24,34 +25,49 @@ PAIRS: Final = 1 << 16  # sketches compared at a time; 16 MB
 class Shelf:
     """Rows in the order of their ids, whatever order they came in."""
 
-    def __init__(self, batches: Iterable[Sketches | None], folder: Path | None) -> None:
-        """Put everything on disk, in `folder` or where the system keeps temporary files."""
+    def __init__(self, batches: Iterable[Sketches | None] | None, folder: Path | None) -> None:
+        """Put everything on disk, in `folder` or where the system keeps temporary files.
+
+        Args:
+            batches: None where they come one by one: with `add`, and `settle` after the last.
+        """
         self._keys = [TemporaryFile(dir=folder) for _ in range(BANDS)]  # noqa: SIM115 - __exit__ closes them
         self._low, self._texts = TemporaryFile(dir=folder), TemporaryFile(dir=folder)  # noqa: SIM115
-        ids, ranking, numbers, short, sizes = [], [], [], [], []
-        for batch in batches:
-            if batch is None:
-                continue
-            for band, file in enumerate(self._keys):
-                file.write(batch.keys[:, band].tobytes())
-            self._low.write(batch.low.tobytes())
-            self._texts.write(batch.texts)
-            ids.append(batch.ids)
-            ranking.append(batch.ranking)
-            numbers.append(batch.numbers)
-            short.append(batch.short)
-            sizes.append(batch.sizes)
+        # Of each batch: ids, ranking, numbers, whether short, bytes of text.
+        self._came = [(np.empty(0, "S1"), *(np.empty(0, kind) for kind in (np.int64, np.uint32, bool, np.int64)))]
+        if batches is not None:
+            for batch in batches:
+                self.add(batch)
+            self.settle()
+
+    def add(self, batch: Sketches | None) -> None:
+        """Put further rows on disk."""
+        if batch is None:
+            return
+        for band, file in enumerate(self._keys):
+            file.write(batch.keys[:, band].tobytes())
+        self._low.write(batch.low.tobytes())
+        self._texts.write(batch.texts)
+        self._came.append((batch.ids, batch.ranking, batch.numbers, batch.short, batch.sizes))
+
+    def settle(self, since: Since | None = None) -> None:
+        """Make what was put on disk the rows of the shelf, but for what is out `since`."""
         for file in (*self._keys, self._low, self._texts):
             file.flush()
-        came = np.concatenate(ids) if ids else np.empty(0, "S1")
-        self._place = np.argsort(came, kind="stable").astype(np.uint32)  # row → place in the files
+        came, ranking, numbers, short, sizes = map(np.concatenate, zip(*self._came, strict=True))
+        del self._came  # it would lie beside what is made of it
+        self._total = len(came)
+        order = np.argsort(came, kind="stable")
+        if since is not None:
+            ids = came[order]
+            ranking[order[places_in(ids, since.flagged)]] |= FLAGGED
+            order = np.delete(order, places_in(ids, since.out))
+        self._place = order.astype(np.uint32)  # row → place in the files
         self.ids = came[self._place]
-        ranks = np.concatenate(ranking) if ranking else np.empty(0, np.int64)
-        self.position = preference_order(ranks[self._place], self.ids)
-        self.numbers = np.concatenate(numbers)[self._place] if numbers else np.empty(0, np.uint32)
-        self._short = np.concatenate(short)[self._place] if short else np.empty(0, bool)
-        self._starts = np.r_[0, np.cumsum(np.concatenate(sizes))] if sizes else np.zeros(1, np.int64)
-        self._map = np.memmap(self._low, np.uint8, "r", shape=(len(came), PERMUTATIONS)) if ids else None
+        self.position = preference_order(ranking[self._place], self.ids)
+        self.numbers, self._short = numbers[self._place], short[self._place]
+        self._starts = np.r_[0, np.cumsum(sizes)]
+        self._map = np.memmap(self._low, np.uint8, "r", shape=(len(came), PERMUTATIONS)) if len(came) else None
         self.row: Callable[[int], Row] = lru_cache(ROWS_KEPT)(self._row)
 
     def __len__(self) -> int:
@@ -61,7 +77,7 @@ class Shelf:
         """uint32 (n,): the key of every row in a band."""
         file = self._keys[band]
         file.seek(0)
-        return np.fromfile(file, np.uint32, len(self))[self._place]
+        return np.fromfile(file, np.uint32, self._total)[self._place]
 
     def likely(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The estimated Jaccard similarity of pairs of rows, float32; 0 where it is too small for duplicates."""

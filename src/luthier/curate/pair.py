@@ -1,12 +1,13 @@
 """A prompt with the answer that is trained on: what rules about defects look at, with what they all need."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from luthier.curate.example import Example
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,21 @@ _CODE_ASKED: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
+class kept(Generic[T]):
+    """A property that is computed at the first look. That of `functools` takes a lock for it up to Python 3.11."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute, self._name = compute, compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, owner: Any, kind: type) -> T:
+        value = owner.__dict__[self._name] = self._compute(owner)
+        return value
+
+
+@dataclass(eq=False)
 class Pair:
-    """One answer with the turn it answers.
+    """One answer with the turn it answers. Nobody changes one; it is not frozen because that makes it slow to make.
 
     Attributes:
         prompt, answer: the texts; an answer that must not be judged (rejected, unwanted, none) is None.
@@ -59,42 +72,42 @@ class Pair:
     tools: bool = False
     calls: bool = False
 
-    @cached_property
+    @kept
     def low(self) -> str:
         """The answer in lower case; "" where there is none to judge."""
         return (self.answer or "").lower()
 
-    @cached_property
+    @kept
     def asked(self) -> str:
         """The prompt in lower case."""
         return self.prompt.lower()
 
-    @cached_property
+    @kept
     def instruction(self) -> str:
         """The prompt's first paragraph."""
         return self.prompt.partition("\n\n")[0].strip()
 
-    @cached_property
+    @kept
     def input(self) -> str:
         """What follows the prompt's first paragraph; "" for a prompt of one."""
         return self.prompt.partition("\n\n")[2].strip()
 
-    @cached_property
+    @kept
     def words(self) -> list[str]:
         """The words of the answer, as blanks separate them."""
         return (self.answer or "").split()
 
-    @cached_property
+    @kept
     def different(self) -> int:
         """How many different words the answer has."""
         return len(set(self.words))
 
-    @cached_property
+    @kept
     def wants_code(self) -> bool:
         """Whether the prompt asks for or holds code."""
         return _CODE_ASKED.search(self.prompt) is not None
 
-    @cached_property
+    @kept
     def looks_like_code(self) -> bool:
         """Whether the answer is code rather than prose, with or without a fence."""
         return looks_like_code(self.answer or "")
@@ -127,30 +140,26 @@ def pairs_of(example: Example) -> Iterator[Pair]:
     if kind == "text":
         yield Pair("", record.text, "text", "text", False, kind)
         return
-    turns = [(f"messages.{index}.content", turn) for index, turn in enumerate(record.messages)]
-    judged = {name for name, turn in turns if turn.role == "assistant"} if kind == "conversation" else set()
-    if kind == "preference":
-        turns += [(f"chosen.{index}.content", turn) for index, turn in enumerate(record.chosen)]
-        judged = {name for name, turn in turns if name.startswith("chosen") and turn.role == "assistant"}
-    elif kind == "labelled" and record.label and turns and turns[-1][1].role == "assistant":
-        judged = {turns[-1][0]}
+    wanted = len(record.messages) - 1 if kind == "labelled" and record.label else -1
     system, prompt, where, users, before = "", "", "", 0, ""
-    for name, turn in turns:
-        if turn.role == "system":
-            system = system or turn.content
-        elif turn.role == "user":
-            prompt, where, users = turn.content, name, users + 1
-        elif turn.role == "assistant":
-            answer = turn.content if name in judged else None
-            yield Pair(
-                prompt if before == "user" else "",
-                answer,
-                where,
-                name,
-                users == 1 and before == "user",
-                kind,
-                system,
-                bool(record.tools),
-                bool(turn.tool_calls),
-            )
-        before = turn.role
+    for part in ("messages", "chosen") if kind == "preference" else ("messages",):
+        for index, turn in enumerate(getattr(record, part)):
+            role = turn.role
+            if role == "system":
+                system = system or turn.content
+            elif role == "user":
+                prompt, where, users = turn.content, f"{part}.{index}.content", users + 1
+            elif role == "assistant":
+                judged = kind == "conversation" or part == "chosen" or index == wanted
+                yield Pair(
+                    prompt if before == "user" else "",
+                    turn.content if judged else None,
+                    where,
+                    f"{part}.{index}.content",
+                    users == 1 and before == "user",
+                    kind,
+                    system,
+                    bool(record.tools),
+                    bool(turn.tool_calls),
+                )
+            before = role

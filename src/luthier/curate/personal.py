@@ -15,6 +15,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from string import digits
 from typing import Any, Final
 
 from luthier.core.files import canonical_json
@@ -42,9 +43,8 @@ REASONS: Final[Mapping[str, str]] = {
     "PERSON": "person's name",
     "LOCATION": "place",
 }
-# Cheap tests, which begin with a digit because a search for one is fast: four and seven digits in a row or nearly, a
-# digit on either side of each of three dots.
-_DIGIT: Final = re.compile(r"\d", re.ASCII)
+# Cheap tests of texts that hold a digit: four and seven digits in a row or nearly, a digit on either side of each of
+# three dots.
 _FOUR: Final = re.compile(r"\d(?:[ ().\-/]{0,3}\d){3}", re.ASCII)
 _SEVEN: Final = re.compile(r"\d(?:[ ().\-/]{0,3}\d){6}", re.ASCII)
 _DOTTED: Final = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d", re.ASCII)
@@ -64,12 +64,12 @@ def find(text: str) -> list[Span]:
     spans: list[Span] = []
     if "@" in text:
         spans += emails(text)
-    digit = _DIGIT.search(text)
-    four = digit is not None and _FOUR.search(text, digit.start()) is not None
+    digit = any(map(text.__contains__, digits))
+    four = digit and _FOUR.search(text) is not None
     numbers = four and _SEVEN.search(text) is not None
     if digit:
         spans += named_ids(text)
-    if four or any(lettered_nationals(long)):
+    if four or (long and any(lettered_nationals(long))):
         spans += lettered_nationals(text)
     if numbers:
         spans += [*cards(text), *ibans(text), *nationals(text)]
@@ -112,10 +112,17 @@ def redact(examples: Sequence[Example], find: Find) -> list[Entry]:
     """
     entries: list[Entry] = []
     for example in examples:
-        texts = [(field, text, find(text)) for field, text, _ in fields_of(example.record)]
-        calls = list(_tool_calls(example))
-        in_calls = any(find(leaf) for _, text in calls for leaf in _leaves(json.loads(text)))
-        if not in_calls and not any(spans for *_, spans in texts):
+        texts: list[tuple[str, str, list[Span]]] = []
+        calls: list[tuple[str, str]] = []  # canonical JSON of the calls that turns make
+        some = False
+        for field, text, turn in fields_of(example.record):
+            spans = find(text)
+            texts.append((field, text, spans))
+            some = some or bool(spans)
+            if turn is not None and turn.tool_calls:
+                calls.append((f"{field.removesuffix('content')}tool_calls", turn.tool_calls))
+                some = some or any(map(find, _leaves(json.loads(turn.tool_calls))))
+        if not some:
             continue
         names = Placeholders(text for _, text, *_ in [*texts, *calls])
         for field, text, spans in texts:
@@ -189,14 +196,6 @@ def _detail(kind: str, told: Sequence[tuple[str, str, Span]]) -> str:
     parts = [f"{name} {mask(value)}, {span.proof}, {span.start}–{span.end}" for name, value, span in told[:_SHOWN]]
     more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     return f"{kind}: " + "; ".join(parts) + more
-
-
-def _tool_calls(example: Example) -> Iterator[tuple[str, str]]:
-    """(field, canonical JSON) of the calls that turns make."""
-    for name in ("messages", "chosen", "rejected"):
-        for index, turn in enumerate(getattr(example.record, name)):
-            if turn.tool_calls:
-                yield f"{name}.{index}.tool_calls", turn.tool_calls
 
 
 def _call_edits(record: str, field: str, text: str, find: Find, names: Placeholders) -> Iterator[Entry]:

@@ -7,6 +7,7 @@ customers that is the purpose, for general knowledge it does harm. So it is a st
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from luthier.core.errors import DataError
@@ -28,8 +29,11 @@ class Analyzer(Protocol):
         ...
 
 
-def load_analyzer() -> Analyzer:
-    """presidio's analyzer over an installed spaCy model, English.
+def load_analyzer(model: str = MODEL) -> Analyzer:
+    """presidio's analyzer over a spaCy model for English.
+
+    Args:
+        model: an installed model's name, or the folder of one.
 
     Raises:
         DataError: presidio or the model is not installed; says what to run.
@@ -43,9 +47,9 @@ def load_analyzer() -> Analyzer:
             f"names cannot be found without presidio ({error.name} is not installed)",
             fix=f"pip install 'luthier[presidio]' && python -m spacy download {MODEL}",
         ) from error
-    if not spacy.util.is_package(MODEL):  # presidio would download it
-        raise DataError(f"spaCy's model {MODEL} is not installed", fix=f"python -m spacy download {MODEL}")
-    models = [{"lang_code": "en", "model_name": MODEL}]
+    if not (spacy.util.is_package(model) or Path(model).is_dir()):  # presidio would download it
+        raise DataError(f"spaCy's model {model} is not installed", fix=f"python -m spacy download {model}")
+    models = [{"lang_code": "en", "model_name": model}]
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
     return AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
 

@@ -1,9 +1,9 @@
-// The rows of a dataset report: filter them, mark them, save the marks. Texts from the data only ever become text nodes.
-"use strict";
+// The rows of a dataset report: filter them, mark them, save the marks (`report_marks.js`, which stands before this in
+// the page). Texts from the data only ever become text nodes.
 
 const { head, groups, rows } = JSON.parse(document.getElementById("data").textContent);
 const FIRST = 8, STEP = 24; // cards drawn at first, and each time that more are asked for
-const marks = new Map(); // id → {action: "keep" | "drop" | "", edits: Map(field → {before, after})}
+const marks = new Map(); // id → mark
 const tags = { "-": "del", "+": "ins", "~": "mark", "!": "mark" };
 const classes = { "!": "evidence" };
 const byId = (id) => document.getElementById(id);
@@ -128,22 +128,11 @@ function cardOf(row) {
 
 // ---- filters ----
 
-function plain(row) {
-  // Joined once, when a search needs it.
-  row.plain ||= [row.id, row.where, ...row.texts, ...((row.other || {}).texts || []), ...(row.edits || [])]
-    .map((item) => (typeof item === "string" ? item : item.parts.map(([, text]) => text).join("")))
-    .join("\n").toLowerCase();
-  return row.plain;
-}
-
 function filter() {
-  const words = search.value.toLowerCase().trim();
+  const words = search.value.trim();
   const group = groupList.value === "" ? -1 : Number(groupList.value);
   const category = categoryList.value;
-  chosen = rows.filter((row) =>
-    (group < 0 || row.groups.includes(group)) &&
-    (category === "" || `=${row.category}` === category) &&
-    (!words || plain(row).includes(words)));
+  chosen = matching(rows, group, category, words);
   list.replaceChildren();
   drawn = 0;
   at = -1;
@@ -202,13 +191,8 @@ function follow() {
 
 // ---- marks ----
 
-function markOf(id) {
-  if (!marks.has(id)) marks.set(id, { action: "", edits: new Map() });
-  return marks.get(id);
-}
-
 function show(card) {
-  const mark = marks.get(card.dataset.id) || { action: "", edits: new Map() };
+  const mark = marks.get(card.dataset.id) || newMark();
   for (const button of card.querySelectorAll("button[data-act]")) {
     const name = button.dataset.act;
     button.setAttribute("aria-pressed", String(name === "edit" ? mark.edits.size > 0 : mark.action === name));
@@ -239,51 +223,26 @@ function boxOf(card, node, edit) {
 function act(card, name) {
   const id = card.dataset.id;
   const row = rows.find((one) => one.id === id);
-  if (row.state === "unreadable") return;
-  const mark = markOf(id);
-  if (name === "clear") {
-    marks.delete(id);
-  } else if (name !== "edit") {
-    mark.action = mark.action === name ? "" : name;
-    if (mark.action === "drop") mark.edits.clear();
-  } else if (mark.edits.size) {
-    mark.edits.clear();
-  } else {
-    for (const text of row.texts) {
-      const before = text.parts.map(([, part]) => part).join("");
-      if (text.field !== undefined) mark.edits.set(text.field, { before, after: before });
-    }
-    // What is out comes back when it is edited.
-    mark.action = row.state === "out" && mark.edits.size ? "keep" : mark.action === "drop" ? "" : mark.action;
-  }
+  const mark = (name !== "clear" && marks.get(id)) || newMark();
+  marks.set(id, mark);
+  if (name !== "clear") changeMark(mark, row, name);
   show(card);
   count();
   if (mark.edits.size) card.querySelectorAll("button.turns").forEach((button) => button.click());
   if (name === "edit") card.querySelector("textarea")?.focus();
 }
 
-function decisions() {
-  const made = [];
-  for (const [id, mark] of [...marks].sort(([a], [b]) => (a < b ? -1 : 1))) {
-    for (const [field, { before, after }] of mark.edits) {
-      if (before !== after) made.push({ id, action: "edit", field, before, after });
-    }
-    if (mark.action) made.push({ id, action: mark.action });
-  }
-  return made;
-}
-
 function count() {
-  const number = decisions().length;
+  const number = decisionsOf(marks).length;
   save.disabled = !number;
   save.textContent = number ? `Save ${number} decision${number === 1 ? "" : "s"}` : "Save decisions";
 }
 
 let saved = "";
 function download() {
-  const made = decisions();
+  const made = decisionsOf(marks);
   if (!made.length) return;
-  const text = JSON.stringify({ ...head, decisions: made }, null, 1) + "\n";
+  const text = fileOf(head, made);
   const link = make("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   link.download = "decisions.json";
@@ -334,7 +293,7 @@ more.addEventListener("click", draw);
 save.addEventListener("click", download);
 window.addEventListener("hashchange", follow);
 window.addEventListener("beforeunload", (event) => {
-  const made = decisions();
+  const made = decisionsOf(marks);
   if (made.length && JSON.stringify(made) !== saved) event.preventDefault();
 });
 

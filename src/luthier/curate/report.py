@@ -1,8 +1,9 @@
 """The report of a dataset: one HTML file that works without a network, in which a reviewer can mark rows.
 
 The page is `report.html` (a Jinja template that escapes every value), `report.css` with the look all pages share, and
-`report.js`, which shows the embedded rows. What a person marks there is saved as a file that `apply.py` reads. The page
-allows itself nothing but this one script and style, by their hashes, so no text from the data can become code.
+the script (`report_marks.js`, `report.js`), which shows the embedded rows. What a person marks there is saved as a file
+that `apply.py` reads. The page allows itself nothing but this script and this style, by their hashes, so no text from
+the data can become code.
 """
 
 import json
@@ -41,6 +42,7 @@ from luthier.curate.report_tables import (
 
 REPORT_FILE: Final = "report.html"
 _FOLDER = Path(__file__).parent
+_SCRIPTS: Final = ("report_marks.js", "report.js")  # one script in the page
 _ACTIONS: Final = {
     OUT: "taken out",
     "edit": "changed",
@@ -71,7 +73,7 @@ def write_report(
 
 
 def _page(dataset: Dataset, summary: Summary, cards: Cards, rows: Mapping[str, Row]) -> str:
-    css, script = page_css(_FOLDER / "report.css"), (_FOLDER / "report.js").read_text(encoding="utf-8")
+    css, script = page_css(_FOLDER / "report.css"), "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
     total = summary.total
     flow = [
         flow_chart(summary.rows_in, stages(summary, dataset.passes, _link), _ends(summary), width=width)

@@ -9,9 +9,9 @@ from luthier.curate.fold import fold
 from luthier.curate.folder import QUARANTINED, Dataset, Stored, View, record_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """A row that was read.
+    """A row that was read. Nobody changes one; it is not frozen because that makes it slow to make.
 
     Attributes:
         stored: as it stands in the records.
@@ -43,7 +43,7 @@ def _row(stored: Stored, decided: tuple[tuple[int, Entry], ...]) -> Row:
         return Row(stored, None, None, decided, out, number, 0)
     original = Example(stored.id, record_of(stored), stored.source, stored.category)
     example, out, void = fold(original, [entry for _, entry in decided])
-    number = next((number for number, entry in decided if entry is out), 0)
+    number = 0 if out is None else next(number for number, entry in decided if entry is out)
     return Row(stored, original, example, decided, out, number, void)
 
 

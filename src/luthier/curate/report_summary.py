@@ -17,7 +17,7 @@ from luthier.curate.language import languages
 from luthier.curate.measure import Cell, Measured, Measures, add_up, marginals, measure_batch
 from luthier.curate.personal import personal_counts
 from luthier.curate.report_rows import Row, rows_of
-from luthier.curate.tokens import estimate_tokens
+from luthier.curate.tokens import estimate
 
 PICKED: Final = 400  # rows of a group that a reviewer may see: those with the smallest ids, which is a random sample
 PICKED_USED: Final = 100  # of the rows that nothing was decided about
@@ -192,8 +192,14 @@ def groups_of(row: Row) -> set[Group]:
     if row.out is not None:
         # What changed a row before it was taken out changed nothing in the dataset.
         return {(row.out_pass, OUT, row.out.reason)}
-    groups = {(number, e.action, e.reason) for number, e in row.decided if e.action in COUNTED}
-    return groups if any(what in SHOWN for _, what, _ in groups) else groups | {(0, USED, "")}
+    groups, plain = set(), True
+    for number, entry in row.decided:
+        if entry.action in COUNTED:
+            groups.add((number, entry.action, entry.reason))
+            plain = plain and entry.action not in SHOWN
+    if plain:
+        groups.add((0, USED, ""))
+    return groups
 
 
 def _count(every: int, rows: Sequence[Row]) -> _Part:
@@ -214,15 +220,14 @@ def _count(every: int, rows: Sequence[Row]) -> _Part:
             part.quarantined += 1
             part.measured += 1
             continue
-        (read,) = now = estimate_tokens([row.original])
-        if row.example.record is not row.original.record:
-            now = estimate_tokens([row.example])
+        read = estimate(row.original)
         tally.tokens_in += read
         if row.out is None:
             part.used += 1
             part.sides[row.example.side] += 1
             tally.rows_used += 1
-            tally.weights[row.example.repeats] += now[0]
+            same_record = row.example.record is row.original.record
+            tally.weights[row.example.repeats] += read if same_record else estimate(row.example)
         if every == 1 or int(row.stored.id[:8], 16) % every == 0:
             part.measured += 1
             if row.out is not None:

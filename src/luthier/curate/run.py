@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luthier.core.errors import DataError
 from luthier.curate.example import LEAVES, Entry, Example
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CATEGORY_AT_LEAST = 10  # examples dropped of a category before its share counts: 1 of 1 is no alarm
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # step, batches done, batches in all
 
 
@@ -61,9 +62,18 @@ class Budget:
                 )
 
 
-def _chain(steps: Sequence[Step], examples: list[Example]) -> list[tuple["pa.Table", Counter[str], dict[str, str]]]:
-    """For each step its entries, what it saw by category, and the categories of what it took out."""
-    made = []
+Decided = list[tuple["pa.Table", Counter[str], dict[str, str]]]
+
+
+def _chain(
+    steps: Sequence[Step], also: Callable[[list[Example], list[Example]], T], examples: list[Example]
+) -> tuple[Decided, T]:
+    """For each step its entries, what it saw by category, and the categories of what it took out; and what `also` made.
+
+    Examples that are taken out are as they were by then.
+    """
+    made: Decided = []
+    dropped: list[Example] = []
     for step in steps:
         seen = Counter(example.category for example in examples)
         entries = step.run(examples)
@@ -80,10 +90,15 @@ def _chain(steps: Sequence[Step], examples: list[Example]) -> list[tuple["pa.Tab
                 left.append(after)
             else:
                 gone[example.id] = example.category
+                dropped.append(after)
         assert len(by_record.keys() - {example.id for example in examples}) == 0, step.name
         made.append((to_table(entries), seen, gone))
         examples = left
-    return made
+    return made, also(examples, dropped)
+
+
+def _nothing(examples: list[Example], dropped: list[Example]) -> None:
+    pass
 
 
 def run_steps(
@@ -94,8 +109,16 @@ def run_steps(
     budget: Budget | None = None,
     progress: Progress | None = None,
     files: Collection[str] | None = None,
+    also: Callable[[list[Example], list[Example]], T] = _nothing,
+    found: Callable[[T], None] | None = None,
 ) -> list[Pass]:
-    """One pass over the dataset (or its records `files`) for all of these steps; each becomes a pass of the ledger.
+    """One pass over the dataset (or its records `files`) for all of these steps; each that has something to say, or is
+    run for the first time, becomes a pass of the ledger.
+
+    Args:
+        also: picklable; called with what the steps left of each batch, and with what they took out of it, so that
+            whoever needs to know something of every example takes no walk of their own.
+        found: called with what `also` returned, in the order of the batches.
 
     Raises:
         DataError: a step would take out more than the budget allows; no pass is added then.
@@ -106,7 +129,10 @@ def run_steps(
     seen: list[Counter[str]] = [Counter() for _ in steps]
     gone: list[dict[str, str]] = [{} for _ in steps]
     name, batches = " → ".join(step.name for step in steps), len(dataset.view.batches)
-    for done, made in enumerate(dataset.map(partial(_chain, tuple(steps)), workers=workers, files=files), 1):
+    walk = dataset.map(partial(_chain, tuple(steps), also), workers=workers, files=files)
+    for done, (made, more) in enumerate(walk, 1):
+        if found is not None:
+            found(more)
         for index, (table, saw, categories) in enumerate(made):
             tables[index].append(table)
             seen[index] += saw
@@ -116,7 +142,8 @@ def run_steps(
     entries = [list(to_entries(pa.concat_tables(parts))) if parts else [] for parts in tables]
     for step, decided, saw, categories in zip(steps, entries, seen, gone, strict=True):
         (budget or Budget()).check(step.name, saw, decided, categories)
-    return [dataset.add(step.name, step.version, {}, decided) for step, decided in zip(steps, entries, strict=True)]
+    passes = [dataset.add(step.name, step.version, {}, decided) for step, decided in zip(steps, entries, strict=True)]
+    return [made for made in passes if made is not None]
 
 
 def add_pass(
@@ -124,16 +151,23 @@ def add_pass(
     step: str,
     version: int,
     parameters: dict[str, Any],
-    entries: Sequence[Entry],
+    entries: "Sequence[Entry] | pa.Table",
     *,
     budget: Budget | None = None,
-) -> Pass:
-    """Add the entries of a step that looks at the whole dataset, if they are within the budget.
+) -> Pass | None:
+    """Add the entries of a step that looks at the whole dataset, if they are within the budget (`Dataset.add`).
 
     Raises:
         DataError: see `Budget.check`.
     """
-    if any(entry.action in LEAVES for entry in entries):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(entries, Sequence):
+        leaving = [entry for entry in entries if entry.action in LEAVES]
+    else:
+        leaving = list(to_entries(entries.filter(pc.is_in(entries["action"], pa.array(LEAVES)))))
+    if leaving:
         categories = dataset.categories()
-        (budget or Budget()).check(step, Counter(categories.values()), entries, categories)
+        (budget or Budget()).check(step, Counter(categories.values()), leaving, categories)
     return dataset.add(step, version, parameters, entries)

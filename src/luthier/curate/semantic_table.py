@@ -127,9 +127,12 @@ def distill(encode: Callable[[Sequence[str]], np.ndarray], tokenizer: "Tokenizer
         tokenizer: the encoder's.
         folder: to be made.
     """
-    texts = [
+    # "##ing" is how a vocabulary writes "ing" inside of a word. As a text it would be two signs more.
+    prefix: str = json.loads(tokenizer.to_str())["model"].get("continuing_subword_prefix") or ""
+    names = [
         tokenizer.decode([token]) or (tokenizer.id_to_token(token) or "") for token in range(tokenizer.get_vocab_size())
     ]
+    texts = [name.removeprefix(prefix) or name for name in names]
     table = StaticTable(make_table(np.asarray(encode(texts), np.float32)), tokenizer, _unknown(tokenizer))
     save_table(table, folder)
     return table

@@ -94,8 +94,8 @@ def mix(
     else:
         weights = {name: number ** (1 / temperature) for name, number in tokens.items()}
         if len(tokens) * cap < 1 - _TINY:
-            categories = "one category" if len(tokens) == 1 else f"{len(tokens)} categories"
-            notes.append(f"the cap of {100 * cap:g} % is left out: {categories} cannot all keep to it")
+            if len(tokens) > 1:  # of a single category there is nothing to balance, and nobody misses its cap
+                notes.append(f"the cap of {100 * cap:g} % is left out: {len(tokens)} categories cannot all keep to it")
             cap = 1.0
     own = sum(tokens.values())
     asked = own if total is None else total - min(total * replay, max_epochs * replay_tokens)

@@ -8,16 +8,19 @@ different sizes, and `side_counts` says by how much.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from luthier.curate.clusters import Components
 from luthier.curate.example import SIDES, Entry, Example
-from luthier.curate.folder import Dataset
-from luthier.curate.groups import BOTH, Ties, read_ties
+from luthier.curate.folder import Dataset, Since
+from luthier.curate.groups import BOTH, Read, Ties, read_ties
+from luthier.curate.ledger import columns_table, to_entries, to_table
 from luthier.data.split import Key, held_out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLIT: Final = "by group"
 JOINED: Final = "side of its group"
@@ -25,23 +28,49 @@ VERSION: Final = 1
 TRAIN, VALIDATION = SIDES
 
 
-def split_sides(dataset: Dataset, *, val_size: float, seed: int, workers: int = 1) -> list[Entry]:
+def split_sides(
+    dataset: Dataset,
+    *,
+    val_size: float,
+    seed: int,
+    workers: int = 1,
+    read: list[Read] | None = None,
+    since: Since | None = None,
+) -> list[Entry]:
+    """The entries of `split_table`."""
+    table = split_table(dataset, val_size=val_size, seed=seed, workers=workers, read=read, since=since)
+    return list(to_entries(table))
+
+
+def split_table(
+    dataset: Dataset,
+    *,
+    val_size: float,
+    seed: int,
+    workers: int = 1,
+    read: list[Read] | None = None,
+    since: Since | None = None,
+) -> "pa.Table":
     """An entry with a side for every record that has none, those that were taken out included.
 
     A new record that would tie a group of training to one of validation gets no side: it is dropped, and the entry
-    names a record of each. Of several such records the one with the greater id is dropped.
+    names a record of each. Of several such records the one with the greater id is dropped. The entries are sorted by
+    record, and made column by column: they are as many as the records.
 
     Args:
         val_size: share of groups held out, 0 ≤ share < 1. On the first split neither side is left empty where there are
             two groups or more.
         seed: another seed is another split.
         workers: processes.
+        read, since: as for `groups.read_ties`.
     """
+    import pyarrow as pa
+
     assert 0 <= val_size < 1, val_size
-    ties = read_ties(dataset, seed=seed, workers=workers)
-    entries, rows, roots, sided = _joined(ties)
+    ties = read_ties(dataset, seed=seed, workers=workers, read=read, since=since)
+    drops, rows, roots, sided = _joined(ties)
     if not len(rows):
-        return entries
+        return to_table(drops)
     roots, group, sizes = np.unique(roots, return_inverse=True, return_counts=True)
     members, ends = rows[np.argsort(group, kind="stable")], np.cumsum(sizes)
     live = np.logical_or.reduceat(ties.live[members], ends - sizes)
@@ -59,11 +88,14 @@ def split_sides(dataset: Dataset, *, val_size: float, seed: int, workers: int = 
     for at in np.flatnonzero(~free).tolist():
         sides[at], through = next(iter(sided[int(roots[at])].items()))
         reasons[at], details[at] = JOINED, f"tied to {ties.ids[through].decode()}"
-    entries += [
-        Entry(name.decode(), "split", reasons[at], after=sides[at], detail=details[at])
-        for name, at in zip(ties.ids[rows].tolist(), group.tolist(), strict=True)
-    ]
-    return sorted(entries, key=attrgetter("record"))
+    told = {"reason": reasons, "after": sides, "detail": details}
+    made = columns_table(
+        len(rows),
+        record=pa.array(ties.ids[rows]).cast(pa.string()),
+        action=pa.repeat("split", len(rows)),
+        **{name: pa.array(values, pa.string()).take(pa.array(group)) for name, values in told.items()},
+    )
+    return pa.concat_tables([made, to_table(drops)]).sort_by("record") if drops else made  # rows are sorted by id
 
 
 def _held_out(ties: Ties, least: np.ndarray, val_size: float, seed: int) -> np.ndarray:

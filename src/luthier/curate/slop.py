@@ -8,13 +8,14 @@ does not explain its hits.
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from typing import Any, Final
 
 from luthier.curate.example import Entry, Example
+from luthier.curate.language_words import ENGLISH
 from luthier.curate.slop_lexicon import PATTERNS, WORDS
 from luthier.curate.step import Step
 
@@ -22,6 +23,7 @@ from luthier.curate.step import Step
 # another list of 90 such phrases. One hit in 100 words is twice that already, so it counts only beyond chance.
 LIMIT: Final = 4.7
 FEWEST_WORDS: Final = 80  # in a shorter answer one hit decides, and says nothing
+FEWEST_HITS: Final = 2  # one, of whatever strength, is not beyond chance in FEWEST_WORDS words
 REASON: Final = "stock phrases"
 
 TOKEN: Final = re.compile(r"\w[\w']*|[.!?\n]")  # words, and the ends of sentences, which no phrase crosses
@@ -30,6 +32,7 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _Z95 = 1.959964  # two-sided 95 %
 _Z95_ONE = 1.644854  # one-sided 95 %
 _ANY = "*"
+_APART = bytes(code if re.match(rb"\w", bytes([code])) else ord(" ") for code in range(256))
 
 LIMITS: Final = f"""\
 What the stock phrase measure can tell: how the prose of this dataset, or of one of its sources, compares with another
@@ -186,9 +189,9 @@ def _in_tokens(tokens: Sequence[str]) -> list[tuple[int, int, Phrase]]:
     """(first token, last token, phrase), from left to right, longest first, without overlaps."""
     found: list[tuple[int, int, Phrase]] = []
     tree, free, number = _tree(), 0, len(tokens)
-    for index, token in enumerate(tokens):
-        if token in tree and index >= free:
-            best, node, at = None, tree.get(token), index
+    for index in [index for index, token in enumerate(tokens) if token in tree]:
+        if index >= free:
+            best, node, at = None, tree[tokens[index]], index
             while node is not None:
                 if "" in node:
                     best = (index, at, node[""])
@@ -204,30 +207,56 @@ def _in_tokens(tokens: Sequence[str]) -> list[tuple[int, int, Phrase]]:
 
 def _in_text(low: str) -> list[Hit]:
     return [
-        Hit(match.start(), match.end(), phrase) for phrase, pattern in _patterns() for match in pattern.finditer(low)
+        Hit(match.start(), match.end(), phrase)
+        for needed, phrase, pattern in _patterns()
+        if needed in low
+        for match in pattern.finditer(low)
+    ]
+
+
+def _at_most(low: str) -> int:
+    """A number of hits that a text in lower case has no more of; found in a third of the time of the hits."""
+    words = low.encode("utf-8", "surrogatepass").translate(_APART).split()
+    return sum(map(_telling().__contains__, words)) + len(_in_text(low))
+
+
+@cache
+def _patterns() -> list[tuple[str, Phrase, re.Pattern[str]]]:
+    return [
+        (needed, Phrase(name, "contrast", weight), re.compile(pattern)) for name, weight, needed, pattern in PATTERNS
     ]
 
 
 @cache
-def _patterns() -> list[tuple[Phrase, re.Pattern[str]]]:
-    return [(Phrase(name, "contrast", weight), re.compile(pattern)) for name, weight, pattern in PATTERNS]
+def _telling() -> frozenset[bytes]:
+    """Of each phrase its longest word that is not in all texts: who has none of these has none of the phrases."""
+
+    def telling(word: str) -> tuple[bool, int]:
+        return word not in ENGLISH, len(word)
+
+    return frozenset(max(filter(str.isalpha, reversed(words)), key=telling).encode() for words, _ in _lexicon())
+
+
+def _lexicon() -> Iterator[tuple[list[str], Phrase]]:
+    """The words of each way to spell each phrase."""
+    for kind, strengths in WORDS.items():
+        for weight, lines in strengths.items():
+            for line in lines.split("|"):
+                text = " ".join(line.split())
+                for spelled in product(*(_forms(word) for word in text.split(" "))):
+                    yield [word for word in spelled if word], Phrase(text, kind, weight)
 
 
 @cache
 def _tree() -> dict[str, Any]:
     """The lexicon as a tree of words; the phrase that ends at a node is under ""."""
     tree: dict[str, Any] = {}
-    for kind, strengths in WORDS.items():
-        for weight, lines in strengths.items():
-            for line in lines.split("|"):
-                text = " ".join(line.split())
-                phrase = Phrase(text, kind, weight)
-                for spelled in product(*(_forms(word) for word in text.split(" "))):
-                    node = tree
-                    for word in filter(None, spelled):
-                        node = node.setdefault(word, {})
-                    if "" not in node or node[""].weight < weight:  # of two that spell alike, the stronger
-                        node[""] = phrase
+    for words, phrase in _lexicon():
+        node = tree
+        for word in words:
+            node = node.setdefault(word, {})
+        if "" not in node or node[""].weight < phrase.weight:  # of two that spell alike, the stronger
+            node[""] = phrase
     return tree
 
 
@@ -259,6 +288,8 @@ def slop(examples: Sequence[Example]) -> list[Entry]:
     for example in examples:
         answer = example.answer
         if len(answer) < 3 * FEWEST_WORDS:  # words of two letters and a space would hardly be prose
+            continue
+        if _at_most(prose(answer)) < FEWEST_HITS:
             continue
         words, found = phrases_in(answer)
         if words >= FEWEST_WORDS and lower_rate(found, words) > LIMIT:

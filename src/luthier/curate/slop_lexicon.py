@@ -168,29 +168,37 @@ WORDS: Final[dict[str, dict[float, str]]] = {
     },
 }
 
-# Turns of phrase that deny one thing to assert another, and what goes with them: (name, strength, pattern), matched in
-# lower-cased text. Each begins with plain letters, which is what makes the search fast: it looks for them first.
+# Turns of phrase that deny one thing to assert another, and what goes with them: (name, strength, letters that are in
+# every match or right before it, pattern), matched in lower-cased text. What makes the search fast is that it looks for
+# these letters first, and then for those that the pattern begins with.
 _IT_IS_NOT = "|".join(rf"(?<=\b{it}{verb} not )" for it in ("it", "this", "that") for verb in ("'s", " is", " was"))
-PATTERNS: Final[tuple[tuple[str, float, str], ...]] = (
-    ("not only X but also Y", WEAK, r"not only\b[^.!?\n]{2,100}?\bbut(?: also)?\b"),
-    ("not just X but Y", PLAIN, r"not (?:just|merely|simply)\b[^.!?\n]{2,100}?(?:\bbut\b|[;—–])"),
+PATTERNS: Final[tuple[tuple[str, float, str, str], ...]] = (
+    ("not only X but also Y", WEAK, "not only", r"not only\b[^.!?\n]{2,100}?\bbut(?: also)?\b"),
+    ("not just X but Y", PLAIN, "not ", r"not (?:just|merely|simply)\b[^.!?\n]{2,100}?(?:\bbut\b|[;—–])"),
     (
         "it's not X, it's Y",
         STRONG,
+        " not ",
         rf"not (?:{_IT_IS_NOT})(?:just |only |merely |simply |about )?[^.!?\n;]{{2,60}}?"
         r"(?:[,;.—–]| - ) ?(?:it|this|that)(?:'s| is| was)\b(?! not)",
     ),
     (
         "X isn't Y, it's Z",
         STRONG,
+        "n't ",
         r"n't (?:(?<=\bisn't )|(?<=\baren't )|(?<=\bwasn't ))(?:just |only |merely |simply |about |a |an |the )"
         r"[^.!?\n;]{2,60}?"
         r"(?:[,;.—–]| - ) ?(?:it|they|this|that)(?:'s|'re| is| are| was)\b(?! not)",
     ),
-    ("more than just a X", PLAIN, r"more than just (?:a|an|the)\b"),
-    ("less about X and more about Y", PLAIN, r"less about\b[^.!?\n]{2,60}?\bmore about\b"),
-    ("whether you're X or Y", PLAIN, r"whether you(?:'re| are) (?:a|an|new|just|looking)\b[^.!?\n]{2,80}?\bor\b"),
-    ("no X, no Y, just Z", STRONG, r"no [\w' -]{2,30}[,.] no [\w' -]{2,30}[,.—–] ?just\b"),
-    ("the result? Y", PLAIN, r"the (?:result|best part|catch|answer|takeaway|solution|outcome)\? "),
-    ("from X to Y, everything", PLAIN, r"from [\w' -]{3,40} to [\w' -]{3,40}, (?:every|our|the possib)"),
+    ("more than just a X", PLAIN, "more than just", r"more than just (?:a|an|the)\b"),
+    ("less about X and more about Y", PLAIN, "less about", r"less about\b[^.!?\n]{2,60}?\bmore about\b"),
+    (
+        "whether you're X or Y",
+        PLAIN,
+        "whether you",
+        r"whether you(?:'re| are) (?:a|an|new|just|looking)\b[^.!?\n]{2,80}?\bor\b",
+    ),
+    ("no X, no Y, just Z", STRONG, "just", r"no [\w' -]{2,30}[,.] no [\w' -]{2,30}[,.—–] ?just\b"),
+    ("the result? Y", PLAIN, "? ", r"the (?:result|best part|catch|answer|takeaway|solution|outcome)\? "),
+    ("from X to Y, everything", PLAIN, "from ", r"from [\w' -]{3,40} to [\w' -]{3,40}, (?:every|our|the possib)"),
 )

@@ -11,11 +11,11 @@ from luthier.curate.example import Example
 if TYPE_CHECKING:
     from luthier.data.tokenizer import Tokenizer
 
+_SHAPE = bytes(ord(" " if chr(code).isspace() else "x") for code in range(256))
 CountTokens = Callable[[Sequence[Example]], Sequence[int]]  # picklable; the loss-bearing tokens of each example
 TOKENS_PER_WORD: Final = (
     1.3  # of English prose with a vocabulary of 32,000 to 128,000; code has two to three times that
 )
-_TURNS = ("messages", "chosen", "rejected")
 
 
 def trained_texts(example: Example) -> Iterator[str]:
@@ -25,21 +25,30 @@ def trained_texts(example: Example) -> Iterator[str]:
     record = example.record
     if record.text:
         yield record.text
-    for name in _TURNS:
-        for turn in getattr(record, name):
+    for turns in (record.messages, record.chosen, record.rejected):
+        for turn in turns:
             if turn.role == "assistant":
                 yield turn.content + turn.tool_calls
 
 
 def estimate_tokens(examples: Sequence[Example]) -> list[int]:
     """An estimate without a tokenizer: TOKENS_PER_WORD for each word, and one for the end of each text."""
-    made = []
-    for example in examples:
-        tokens = 0
-        for text in trained_texts(example):
-            tokens += 1 + round(TOKENS_PER_WORD * len(text.split()))
-        made.append(tokens)
-    return made
+    return [estimate(example) for example in examples]
+
+
+def estimate(example: Example) -> int:
+    """`estimate_tokens` of one."""
+    tokens = 0
+    for text in trained_texts(example):
+        tokens += 1 + round(TOKENS_PER_WORD * count_words(text))
+    return tokens
+
+
+def count_words(text: str) -> int:
+    """`len(text.split())`; of ASCII, as most is, in a third of the time, as no word is made to be counted."""
+    if not text.isascii():
+        return len(text.split())
+    return (b" " + text.encode().translate(_SHAPE)).count(b" x")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,11 @@ def catch_up(dataset: Dataset, before: Collection[str]) -> list[Pass]:
     for step in (REPAIR, PERSONAL):
         if back and step.name in holds:
             entries = [entry for batch in dataset.map(partial(_of, step, frozenset(back))) for entry in batch]
-            if entries:
-                passes.append(dataset.add(step.name, step.version, {"only": "examples that came back"}, entries))
+            made = (
+                dataset.add(step.name, step.version, {"only": "examples that came back"}, entries) if entries else None
+            )
+            if made is not None:
+                passes.append(made)
     return passes
 
 

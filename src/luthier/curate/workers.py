@@ -20,7 +20,7 @@ PRELOAD = (
     "luthier.curate.run", "luthier.curate.intake", "luthier.curate.repair", "luthier.curate.defects",
     "luthier.curate.language", "luthier.curate.slop", "luthier.curate.personal", "luthier.curate.exact",
     "luthier.curate.near", "luthier.curate.sides", "luthier.curate.leaks", "luthier.curate.report_summary",
-    "luthier.curate.materialise", "pyarrow.parquet", "pyarrow.compute",
+    "luthier.curate.materialise", "luthier.curate.gather", "pyarrow.parquet", "pyarrow.compute",
 )  # fmt: skip
 CLI = "luthier.cli"  # what a worker imports of itself when the command line is the main program
 WARM = "luthier.curate.warm"  # to be loaded too where languages will be told

@@ -6,6 +6,7 @@ is what skipped rows are counted under.
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from luthier.core.errors import DataError
@@ -78,11 +79,10 @@ def detect(row: Mapping[str, Any]) -> tuple[str, str]:
         return "preference", _why("preference", keys)
     if any(key in row for key in LABEL) and (keys := labelled_keys(row)) and is_label(row[keys[-1]]):
         fitting.append(("labelled", keys))
-    for format in (*CONVERSATIONS, "text"):
-        if keys := needed_keys(row, format):
-            fitting.append((format, keys))
-            if all(is_filled(row, key) for key in keys):
-                break
+    for format, keys in _layouts(tuple(row)):
+        fitting.append((format, keys))
+        if all(is_filled(row, key) for key in keys):
+            break
     if fitting:
         # A file of mixed rows has the columns of all of them: what is filled decides.
         format, keys = next(
@@ -96,6 +96,15 @@ def detect(row: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
+@lru_cache(maxsize=1024)  # rows of a file have the same columns
+def _layouts(columns: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The conversation formats and text that rows with these columns may be, each with the columns that say so."""
+    row = dict.fromkeys(columns)
+    found = ((format, needed_keys(row, format)) for format in (*CONVERSATIONS, "text"))
+    return tuple((format, keys) for format, keys in found if keys)
+
+
+@lru_cache(maxsize=1024)
 def _why(format: str, keys: tuple[str, ...]) -> str:
     return f"{format}: has the key{'s' if len(keys) > 1 else ''} {' and '.join(keys)}"
 
@@ -193,6 +202,8 @@ def _read_keys(row: Mapping[str, Any], format: str) -> set[str]:
 def _turn_extras(row: Mapping[str, Any], used: set[str]) -> dict[str, dict[str, Any]]:
     """What turns carry besides what is read: "messages.0" → its other keys."""
     extras: dict[str, dict[str, Any]] = {}
+    if not any(isinstance(value, list | dict) for value in row.values()):
+        return extras
     for key in _LISTS:
         if key not in used or not isinstance(value := row.get(key), list | dict):
             continue

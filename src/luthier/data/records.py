@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any, Final
 
-from luthier.core.files import hash_json
+from luthier.core.files import hash_bytes, hash_json
 
 ROLES: Final = ("system", "user", "assistant")
 KINDS: Final = ("conversation", "preference", "labelled", "text")
@@ -73,7 +74,9 @@ class Record:
             case "text":
                 return hash_json(self.text)[:16]
             case "conversation" if not self.tools and not any(turn.tool_calls or turn.name for turn in self.messages):
-                return hash_json([[message.role, message.content] for message in self.messages])[:16]
+                # By far the most: what `hash_json` makes of the list of (role, content), in half the time.
+                turns = (f"[{encode_basestring(t.role)},{encode_basestring(t.content)}]" for t in self.messages)
+                return hash_bytes(f"[{','.join(turns)}]".encode())[:16]
             case _:
                 return hash_json(self.as_json())[:16]
 

@@ -61,6 +61,7 @@ def difficulty(
     *,
     micro_batch_tokens: int,
     adapter: Adapter | None = None,
+    expect: Callable[[int, int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Difficulty:
     """Measure the difficulty of conversations for a model.
@@ -69,6 +70,7 @@ def difficulty(
         records: conversations; plain texts are counted as having no prompt.
         micro_batch_tokens: tokens of one forward pass; changes speed and memory, not the result.
         adapter: measures the adapted model, None the base.
+        expect: called once, before the model runs, with tokens in all and those of them whose loss is measured.
         progress: called with rows done and rows in all; a record makes two rows or more.
 
     Raises:
@@ -98,6 +100,8 @@ def difficulty(
     given, without = np.zeros(len(records)), np.zeros(len(records))
     tokens = np.zeros(len(records), np.int64)
     if rows:
+        if expect is not None:
+            expect(sum(len(row.ids) for row in rows), sum(int(row.mask.sum()) for row in rows))
         losses = row_losses(decoder, rows, adapter=adapter, micro_batch_tokens=micro_batch_tokens, progress=progress)
         places = np.array([index for index, _ in of])
         full = np.array([prompted for _, prompted in of])
