@@ -1,83 +1,20 @@
 """Each op against its naive form: derivatives in float64, and an error budget in float32 and bf16."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from helpers_numerics import assert_same, assert_within_budget, randn
-from luthier.kernels.attention import attention, attention_cached
+from helpers_kernels import Op, compare
+from helpers_numerics import assert_same, randn
+from luthier.kernels.attention import attention
 from luthier.kernels.attention.naive import attention as attention_naive
 from luthier.kernels.attention.products import product_attention
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack, frozen_linear
 from luthier.kernels.frozen_linear.naive import frozen_linear as frozen_linear_naive
 from luthier.kernels.lora_linear import lora_linear
 from luthier.kernels.lora_linear.naive import lora_linear as lora_linear_naive
-from luthier.kernels.rms_norm import rms_norm
-from luthier.kernels.rms_norm.naive import rms_norm as rms_norm_naive
-from luthier.kernels.rope import rope
-from luthier.kernels.rope.naive import rope as rope_naive
 from luthier.kernels.segments import Segments
 from luthier.kernels.selected_logprobs import selected_logprobs
-from luthier.kernels.selected_logprobs.naive import selected_logprobs as selected_logprobs_naive
-from luthier.kernels.swiglu import swiglu
-from luthier.kernels.swiglu.naive import swiglu as swiglu_naive
-
-Op = Callable[..., Tensor]
-MARGIN = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
-
-
-def compare(op: Op, naive: Op, inputs: list[Tensor], *, frozen: int = 0) -> None:
-    """Output and gradients of `op` against `naive`; the last `frozen` inputs get none.
-
-    In float64 they must agree to 1e-10; in float32 and bf16 the op must stay within the naive form's error budget.
-    """
-
-    def run(f: Op, dtype: torch.dtype) -> list[Tensor]:
-        taken = [x.detach().to(dtype) for x in inputs]
-        free = taken[: len(taken) - frozen]
-        for x in free:
-            x.requires_grad_()
-        y = f(*taken)
-        y.backward(randn(*y.shape, seed=99).to(y.dtype))
-        return [y.detach(), *[x.grad for x in free]]
-
-    truth = run(naive, torch.float64)
-    for ours, true in zip(run(op, torch.float64), truth, strict=True):
-        assert_same(ours, true, tolerance=1e-10)
-    for dtype, margin in MARGIN.items():
-        for i, (ours, plain, true) in enumerate(zip(run(op, dtype), run(naive, dtype), truth, strict=True)):
-            assert_within_budget(ours, plain, true, margin=margin, what=f"{dtype} tensor {i}")
-
-
-@pytest.mark.parametrize("shape", [(7, 16), (1, 5), (33, 123)])
-def test_rms_norm(shape: tuple[int, int]) -> None:
-    weight = randn(shape[1], seed=1)
-    compare(
-        lambda x: rms_norm(x, weight.to(x.dtype), 1e-5), lambda x: rms_norm_naive(x, weight.to(x.dtype), 1e-5),
-        [randn(*shape)],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", [(5, 8), (1, 2), (17, 246)])
-def test_swiglu(shape: tuple[int, int]) -> None:
-    compare(swiglu, swiglu_naive, [randn(*shape)])
-
-
-@pytest.mark.parametrize(("tokens", "heads", "values", "size"), [(9, 3, 1, 8), (1, 2, 2, 4), (31, 12, 3, 16)])
-def test_rope_turns_only_the_first_heads(tokens: int, heads: int, values: int, size: int) -> None:
-    angles = randn(tokens, size // 2, seed=3)
-    cos, sin = angles.cos(), angles.sin()
-
-    def naive(x: Tensor) -> Tensor:
-        parts = x.unflatten(1, (-1, size))
-        return torch.cat([rope_naive(parts[:, :heads], cos, sin), parts[:, heads:]], 1).flatten(1)
-
-    def ours(x: Tensor) -> Tensor:
-        return rope(x * 1, cos, sin, heads)  # in place, so on a copy
-
-    compare(ours, naive, [randn(tokens, (heads + values) * size)])
 
 
 def test_frozen_linear_gives_x_a_gradient() -> None:
@@ -147,16 +84,6 @@ def test_lora_linear_keeps_float32_gradients_of_bf16_products() -> None:
     y = lora_linear(randn(5, 24, dtype=torch.bfloat16), weight, None, a, [b], 2.0, [0])
     y.sum().backward()
     assert y.dtype == torch.bfloat16 and a.grad.dtype == b.grad.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("rows", "vocab"), [(1, 7), (19, 123), (300, 50)])
-def test_selected_logprobs(rows: int, vocab: int) -> None:
-    head, targets = randn(vocab, 12, seed=1), torch.arange(rows) * 5 % vocab
-
-    def with_(f: Op) -> Op:
-        return lambda hidden: f(hidden, DenseWeight(head.to(hidden.dtype)), targets)
-
-    compare(with_(selected_logprobs), with_(selected_logprobs_naive), [randn(rows, 12)])
 
 
 def test_selected_logprobs_survives_extreme_logits() -> None:
@@ -229,12 +156,3 @@ def test_rows_and_previous_of_segments_with_parents() -> None:
     assert segments.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 3, 4]
     assert segments.rows(3).tolist() == [0, 1, 2, 9, 10]
     assert segments.previous(torch.arange(11)).tolist() == [-1, 0, 1, 2, 3, -1, 5, 6, 7, 2, 9]
-
-
-@pytest.mark.parametrize("window", [None, 2, 50])
-def test_attention_to_a_cache_is_the_last_row_of_attention(window: int | None) -> None:
-    qkv = randn(9, (6 + 2 * 2) * 8)
-    whole = attention_naive(qkv, Segments.of([9]), 6, 2, window)
-    q, k, v = qkv.unflatten(1, (-1, 8)).split([6, 2, 2], dim=1)
-    last = attention_cached(q[-1], k.transpose(0, 1), v.transpose(0, 1), window)
-    assert_same(last, whole[-1], tolerance=1e-12)

@@ -63,6 +63,19 @@ class Segments:
         own, parent = torch.arange(start, end), self.parents[index]
         return own if parent is None else torch.cat([self.rows(parent), own])
 
+    @property
+    def reach(self) -> Tensor:
+        """(T,) int64, tokens that each token's segment and its parent have together; in a family the most any has."""
+        if "reach" not in self.plans:
+            lengths = [end - start for start, end in self.spans]
+            reach = list(lengths)
+            for index, parent in enumerate(self.parents):
+                if parent is not None:
+                    reach[parent] = max(reach[parent], lengths[parent] + lengths[index])
+            reach = [reach[index if parent is None else parent] for index, parent in enumerate(self.parents)]
+            self.plans["reach"] = torch.tensor(reach).repeat_interleave(torch.tensor(lengths)).to(self.positions.device)
+        return self.plans["reach"]
+
     def previous(self, rows: Tensor) -> Tensor:
         """The row before each of `rows` (N,) in its segment: for the first of a segment, its parent's last. (N,)"""
         if "previous" not in self.plans:

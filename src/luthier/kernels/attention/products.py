@@ -12,6 +12,9 @@ probabilities. With P = softmax(s·q kᵀ + mask), o = P v:
 
     dv = Pᵀ do      dP = do vᵀ      dS = P ∘ (dP − rowsum(dP ∘ P))      dq = s·dS k      dk = s·dSᵀ q
 
+Where scores are capped, x = s·q kᵀ counts as c·tanh(x/c), and dS is multiplied by the slope 1 − tanh²(x/c) before the
+last two products.
+
 P of few keys is kept for the backward, which saves a quarter of its time for little of the layer's memory. P of many
 keys is made again: it would cost more memory than everything else of the layer. Each head of each token is one row of
 K numbers; what a block reads and where its results go are lists of such rows, made once for all layers.
@@ -40,6 +43,7 @@ class _Layout:
     num_kv_heads: int
     window: int | None
     dtype: torch.dtype
+    softcap: float | None
 
     @property
     def width(self) -> int:
@@ -70,11 +74,6 @@ class _Block:
     long: bool
     several: list[tuple[int, slice]]
 
-    @property
-    def keeps(self) -> bool:
-        """Whether the backward gets the forward's probabilities."""
-        return self.keys[1] <= KEPT_KEYS
-
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The queries, keys and values among rows in the order of `read`."""
         number, keys = self.queries[0] * self.queries[1], self.keys[0] * self.keys[1]
@@ -93,6 +92,10 @@ class _Plan:
     blocks: list[_Block]
     out: Tensor  # (T·H,); the row behind the last for tokens of no segment
     grads: Tensor  # (T·(H + 2G),); the row behind the last for those, and for what no block made alone
+
+    def keeps(self, block: _Block) -> bool:
+        """Whether the backward gets the forward's probabilities; capped scores are needed too, so all is made again."""
+        return block.keys[1] <= KEPT_KEYS and self.layout.softcap is None
 
 
 def _found(rows: list[Tensor], number: int) -> Tensor:
@@ -204,9 +207,13 @@ def _plan(layout: _Layout, segments: Segments, device: torch.device) -> _Plan:
     return segments.plans[key]
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """(B·G, H/G·L, M)."""
-    return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor, layout: _Layout) -> tuple[Tensor, Tensor | None]:
+    """P (B·G, H/G·L, M), and tanh(x/c) of the same shape where scores are capped."""
+    scale, cap = q.shape[-1] ** -0.5, layout.softcap
+    if cap is None:
+        return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1), None
+    t = torch.baddbmm(mask, q, k.transpose(1, 2), beta=0, alpha=scale / cap).tanh_()
+    return torch.add(mask, t, alpha=cap).softmax(-1), t
 
 
 class _ProductAttention(torch.autograd.Function):
@@ -219,9 +226,9 @@ class _ProductAttention(torch.autograd.Function):
         parts = made[:-1].split([len(block.out) for block in plan.blocks])
         for block, part in zip(plan.blocks, parts, strict=True):
             q, k, v = block.split(heads.index_select(0, block.read))
-            p = _probabilities(q, k, block.mask)
+            p, _ = _probabilities(q, k, block.mask, plan.layout)
             torch.bmm(p, v, out=part.view(block.queries))
-            if block.keeps:
+            if plan.keeps(block):
                 kept.append(p)
         ctx.save_for_backward(qkv, *kept)
         ctx.plan = plan
@@ -248,9 +255,11 @@ class _ProductAttention(torch.autograd.Function):
             if block.long:
                 dq = part.view(block.queries)
             do = dout.index_select(0, block.out).view(q.shape)
-            p = kept.pop(0) if block.keeps else _probabilities(q, k, block.mask)
+            p, t = (kept.pop(0), None) if plan.keeps(block) else _probabilities(q, k, block.mask, plan.layout)
             torch.bmm(p.transpose(1, 2), do, out=dv)
             ds = torch._softmax_backward_data(do @ v.transpose(1, 2), p, -1, p.dtype)
+            if t is not None:
+                ds.mul_(t.square_().neg_().add_(1))
             torch.baddbmm(dk, ds.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
             torch.baddbmm(dq, ds, k, beta=0, alpha=scale, out=dq)
             for first, which in block.several:
@@ -264,8 +273,14 @@ class _ProductAttention(torch.autograd.Function):
 
 
 def product_attention(
-    qkv: Tensor, segments: Segments, num_heads: int, num_kv_heads: int, window: int | None = None
+    qkv: Tensor,
+    segments: Segments,
+    num_heads: int,
+    num_kv_heads: int,
+    window: int | None = None,
+    *,
+    softcap: float | None = None,
 ) -> Tensor:
     """As `op.attention`, on any device and in any dtype; rows behind the last segment are allowed and get zeros."""
-    layout = _Layout(len(qkv), num_heads, num_kv_heads, window, qkv.dtype)
+    layout = _Layout(len(qkv), num_heads, num_kv_heads, window, qkv.dtype, softcap)
     return _ProductAttention.apply(qkv.contiguous(), _plan(layout, segments, qkv.device))

@@ -10,20 +10,16 @@ W and bias are frozen, so no gradient of theirs is ever made. A and B are float3
 dtype and their gradients come back in float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
-
-
-def _slices(bs: Sequence[Tensor], starts: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Of each pair: its columns in y, its columns in u."""
-    for i, (b, start) in enumerate(zip(bs, starts, strict=True)):
-        width, rank = b.shape
-        yield slice(start, start + width), slice(i * rank, (i + 1) * rank)
+from luthier.kernels.lora_linear.extended import extended_lora_linear, extends
+from luthier.kernels.lora_linear.slices import slices_of
+from luthier.kernels.nf4 import opened
 
 
 class _LoRALinear(torch.autograd.Function):
@@ -43,7 +39,7 @@ class _LoRALinear(torch.autograd.Function):
         u = x @ a.T  # (T, nR)
         if value:
             y = weight.forward(x, bias)  # (T, N), the bits of the base itself
-            for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
+            for b, (n, r) in zip(scaled, slices_of(scaled, starts), strict=True):
                 y[:, n].addmm_(u[:, r], b.T)
         else:
             y = x.new_zeros(()).expand(len(x), weight.shape[0])
@@ -56,7 +52,7 @@ class _LoRALinear(torch.autograd.Function):
         (x, u, a, *scaled), starts = ctx.saved_tensors, ctx.starts
         wide = torch.promote_types(x.dtype, torch.float32)
         du, dbs = torch.empty_like(u), []  # (T, nR)
-        for b, (n, r) in zip(scaled, _slices(scaled, starts), strict=True):
+        for b, (n, r) in zip(scaled, slices_of(scaled, starts), strict=True):
             torch.mm(dy[:, n], b, out=du[:, r])
             dbs.append((dy[:, n].T @ u[:, r]).to(wide).mul_(ctx.scale))
         da = (du.T @ x).to(wide)  # (nR, M)
@@ -76,6 +72,7 @@ def lora_linear(
     starts: Sequence[int],
     *,
     value: bool = True,
+    hold: bool = False,
 ) -> Tensor:
     """A frozen linear of merged output slices, n of them with an adapter pair of their own.
 
@@ -89,8 +86,13 @@ def lora_linear(
         starts: n, the first output column of each of them.
         value: False gives zeros instead of the output, with its gradients all the same: for a backward pass that needs
             what leads here, but no longer what came of it.
+        hold: a weight in NF4 that is unpacked here stays so until the backward, which needs it again.
 
     Returns:
         (T, N) in x's dtype.
     """
+    if extends(weight, x):
+        return extended_lora_linear(x, weight, bias, a, bs, scale, starts, value=value, hold=hold)
+    if hold:
+        weight = opened(weight, x)
     return _LoRALinear.apply(x, weight, bias, scale, starts, value, a, *bs)

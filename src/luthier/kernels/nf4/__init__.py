@@ -2,6 +2,7 @@
 
 from luthier.kernels.nf4.op import NESTED_BLOCK as NESTED_BLOCK
 from luthier.kernels.nf4.op import NF4 as NF4
-from luthier.kernels.nf4.op import NF4Weight as NF4Weight
 from luthier.kernels.nf4.op import dequantise as dequantise
 from luthier.kernels.nf4.op import quantise as quantise
+from luthier.kernels.nf4.opened import opened as opened
+from luthier.kernels.nf4.weight import NF4Weight as NF4Weight

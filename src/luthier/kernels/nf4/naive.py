@@ -1,5 +1,6 @@
 """w[i] = value(code[i]) · scale[i // block],   scale[j] = dynamic(code'[j]) · nested[j // 256] + offset."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,3 +22,9 @@ def dequantise(stored: "NF4", dtype: torch.dtype) -> Tensor:
         scales = dynamic_values(device)[scales.long()] * nested + stored.offset
     scales = scales.repeat_interleave(stored.block)[:numbers]
     return (nf4_values(device)[codes] * scales).to(dtype).view(stored.shape)
+
+
+def multiply(x: Tensor, parts: Sequence["NF4"], bias: Tensor | None) -> Tensor:
+    """x Wᵀ + bias for x (T, M) and W the (N, M) of all parts on top of each other, in x's dtype."""
+    y = x @ torch.cat([dequantise(part, x.dtype) for part in parts]).T
+    return y if bias is None else y + bias

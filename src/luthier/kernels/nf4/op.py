@@ -1,14 +1,10 @@
-"""Quantising a weight to NF4, unpacking it, and multiplying by it.
+"""Quantising a weight to NF4, and unpacking it.
 
 Values are quantised in blocks of 64, each scaled by its largest magnitude; the scales themselves, less their mean, are
 quantised to 8 bits in blocks of 256 ("double quantisation"). That is 4.127 bits a weight. The bytes are those of
 bitsandbytes, so its checkpoints load as they are.
-
-A product unpacks the weight first. A kernel that unpacks inside the product pays below some dozens of rows; training
-has thousands, where it costs more than it saves.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +65,7 @@ def quantise(weight: Tensor) -> NF4:
     return NF4(codes[::2] << 4 | codes[1::2], narrow, nested, offset, weight.shape)
 
 
-def _wide_scales(stored: NF4) -> Tensor:
+def wide_scales(stored: NF4) -> Tensor:
     """(blocks,) float32."""
     if stored.nested is None:
         return stored.scales
@@ -79,13 +75,18 @@ def _wide_scales(stored: NF4) -> Tensor:
 
 
 def dequantise(stored: NF4, out: Tensor) -> Tensor:
-    """Unpack into `out`, a contiguous tensor of stored.shape in any floating dtype, which is returned."""
+    """Unpack into `out`, a tensor of stored.shape in any floating dtype, which is returned.
+
+    `out` is contiguous, or a matrix whose rows lie apart.
+    """
     if out.is_cuda:
         from luthier.kernels.nf4.triton import dequantise as launch
 
         launch(stored, out)
         return out
-    pairs, scales, flat = nf4_pairs(out.device), _wide_scales(stored), out.view(-1)
+    if not out.is_contiguous():
+        return out.copy_(dequantise(stored, torch.empty(out.shape, dtype=out.dtype)))
+    pairs, scales, flat = nf4_pairs(out.device), wide_scales(stored), out.view(-1)
     step = max(CHUNK // stored.block, 1) * stored.block
     for start in range(0, len(flat), step):
         part = flat[start : start + step]
@@ -96,32 +97,3 @@ def dequantise(stored: NF4, out: Tensor) -> Tensor:
         values.mul_(scales[first : first + len(values)].unsqueeze(1))
         part.copy_(values.view(-1)[: len(part)])
     return out
-
-
-class NF4Weight:
-    """A frozen W (N, M), one or several quantised parts on top of each other, as a `FrozenWeight`.
-
-    Args:
-        parts: of shapes (Nᵢ, M).
-        dtype: what products run in.
-    """
-
-    def __init__(self, parts: Sequence[NF4], dtype: torch.dtype) -> None:
-        self.parts, self.dtype = list(parts), dtype
-        self.shape = torch.Size((sum(part.shape[0] for part in parts), parts[0].shape[1]))
-
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """As `FrozenWeight.forward`."""
-        return F.linear(x, self.dense(), bias)
-
-    def backward(self, dy: Tensor) -> Tensor:
-        """As `FrozenWeight.backward`."""
-        return dy @ self.dense()
-
-    def dense(self) -> Tensor:
-        """As `FrozenWeight.dense`, unpacked anew."""
-        rows = [part.shape[0] for part in self.parts]
-        out = torch.empty(self.shape, dtype=self.dtype, device=self.parts[0].codes.device)
-        for part, slab in zip(self.parts, out.split(rows), strict=True):
-            dequantise(part, slab)
-        return out
