@@ -17,7 +17,7 @@ from luthier.data import formats, render, rows
 from luthier.data.formats import FORMATS
 from luthier.models.spec import FAMILIES
 from luthier.recipe import Dataset, Recipe, load_recipe
-from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE
+from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE, VALUE_ALIASES
 from luthier.recipe.messages import allowed_text
 from luthier.train.settings import auto_learning_rate
 from test_layers import MAY_IMPORT
@@ -83,6 +83,12 @@ def test_recipe_page_lists_every_other_spelling() -> None:
     assert fields == ALIASES
     keys = {alias: codes(row[0])[0] for row in tables(RECIPE, "| key | also accepted |") for alias in codes(row[1])}
     assert keys == DATASET_ALIASES
+    values = {
+        (codes(row[0])[0], value): codes(row[2])[0]
+        for row in tables(RECIPE, "| field | value | read as |")
+        for value in codes(row[1])
+    }
+    assert values == VALUE_ALIASES
 
 
 def test_recipe_page_says_what_the_errors_advise() -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helpers_runs import events, make_recipe, rows_of, same, tensors, write_rows
 from luthier.core.errors import RunError
-from luthier.core.files import read_json
-from luthier.recipe import Recipe
+from luthier.core.files import read_json, write_text
+from luthier.recipe import Recipe, dump_recipe
 from luthier.stages import run as stage
 from luthier.stages.interrupt import Interrupt
 from luthier.stages.run import resume, train
@@ -121,6 +122,55 @@ def test_stopped_and_resumed_is_straight(
     assert resume(stopped.run_dir).status == "finished"
     assert [event["step"] for event in events(stopped.run_dir, "resume")] == [step]
     ends_alike(straight, stopped.run_dir)
+
+
+@pytest.mark.parametrize(
+    "mode", [{"optim": "adamw_8bit"}, {"adapter_dtype": "bf16"}, {"optim": "adamw_8bit", "adapter_dtype": "bf16"}]
+)
+def test_stopped_and_resumed_is_straight_in_less_memory(
+    mode: dict[str, str],
+    straight: Path,
+    chat_model: Path,
+    conversations: Path,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = train(make_recipe(chat_model, conversations, tmp_path / "whole", **FIELDS, **mode)).run_dir
+    recipe = make_recipe(chat_model, conversations, tmp_path / "run", **FIELDS, **mode)
+    assert train(recipe, listen=stop_after(monkeypatch, 3)).status == "interrupted"
+    assert resume(tmp_path / "run").status == "finished"
+    ends_alike(whole, tmp_path / "run")
+    assert losses(whole)[STEPS] == pytest.approx(losses(straight)[STEPS], rel=0.01)
+    (weight, *_) = tensors(whole / "adapter/adapter_model.safetensors").values()
+    assert (weight.dtype == torch.bfloat16) == ("adapter_dtype" in mode)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ({}, {"optim": "adamw_8bit"}, "optim: adamw, and this run has adamw_8bit"),
+        ({"optim": "adamw_8bit"}, {"optim": "adamw"}, "optim: adamw_8bit, and this run has adamw"),
+        ({}, {"adapter_dtype": "bf16"}, "adapter_dtype: fp32, and this run has bf16"),
+        ({"adapter_dtype": "bf16"}, {"adapter_dtype": "fp32"}, "adapter_dtype: bf16, and this run has fp32"),
+    ],
+)
+def test_a_checkpoint_of_another_mode_is_refused(
+    was: dict[str, str],
+    now: dict[str, str],
+    said: str,
+    chat_model: Path,
+    conversations: Path,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, run_dir = interrupted(chat_model, conversations, tmp_path / "run", monkeypatch, **was)
+    write_text(run_dir / "recipe.yaml", dump_recipe(recipe.model_copy(update=now)))
+    with pytest.raises(RunError, match=f"the checkpoint was made with {said}\n.*recipe.yaml"):
+        resume(run_dir)
+    write_text(run_dir / "recipe.yaml", dump_recipe(recipe))
+    assert resume(run_dir).status == "finished"
 
 
 def test_stopped_twice_is_straight(

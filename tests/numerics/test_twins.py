@@ -24,6 +24,15 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
     "rope_theta": 500000.0,
 }
+PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}
+
+
+def longrope(frequencies: int) -> dict[str, Any]:
+    """Factors that are all different."""
+    short, long = ([1.0 + 0.3 * i for i in range(frequencies)], [2.0 + 1.7 * i for i in range(frequencies)])
+    return {"rope_type": "longrope", "short_factor": short, "long_factor": long, "rope_theta": 1e4}
+
+
 TWINS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama tied": ("llama", {"tie_word_embeddings": True}),
     "llama untied, one key head": ("llama", {"num_key_value_heads": 1}),
@@ -51,6 +60,40 @@ TWINS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"num_hidden_layers": 4}),
     "smollm3, rope in the first layer only": ("smollm3", {"no_rope_layers": [1, 0], "tie_word_embeddings": False}),
     "qwen2 with a window": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "gemma2": ("gemma2", {}),
+    "gemma2, biases, nothing capped": (
+        "gemma2",
+        {"attention_bias": True, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma2, untied": ("gemma2", {"tie_word_embeddings": False, "num_hidden_layers": 3}),
+    "gemma3": ("gemma3_text", {}),
+    "gemma3, linear rope where all is seen": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }
+        },
+    ),
+    "gemma3, capped logits": ("gemma3_text", {"final_logit_softcapping": 4.0}),
+    "gemma3 with images": ("gemma3", {}),
+    "phi3": ("phi3", {"num_key_value_heads": 6}),
+    "phi3 with a window": ("phi3", {"sliding_window": 7}),
+    "phi4, a part of each head turns": (
+        "phi3",
+        {"head_dim": 16, "rope_parameters": PARTIAL, "tie_word_embeddings": True},
+    ),
+    "phi3, longrope, short": ("phi3", {"rope_parameters": longrope(4), "original_max_position_embeddings": 64}),
+    "phi3, longrope, long": ("phi3", {"rope_parameters": longrope(4), "original_max_position_embeddings": 8}),
+    "phi3, longrope, as long as the border": (
+        "phi3",
+        {"rope_parameters": longrope(4), "original_max_position_embeddings": 40},
+    ),
+    "phi4, longrope of a part of each head": (
+        "phi3",
+        {"rope_parameters": longrope(3) | {"partial_rotary_factor": 0.75}, "original_max_position_embeddings": 8},
+    ),
 }
 
 
@@ -87,7 +130,7 @@ def as_peft(model: Any, folder: Path, adapter_dir: Path) -> Any:
 
 KINDS_OF_ADAPTER: dict[str, dict[str, Any]] = {
     "every linear": {},
-    "some of merged linears, none of others": {"targets": ["k_proj", "v_proj", "gate_proj"]},
+    "some of merged linears, none of others": {"targets": ["k_proj", "v_proj", "gate_proj", "gate_up_proj"]},
     "scaled by the root of the rank": {"rslora": True},
 }
 
@@ -138,7 +181,7 @@ def test_gradients(twin: tuple[Path, Any], tmp_path: Path, kind: dict[str, Any])
         return gradients
 
     truth = peft_gradients(torch.float64)
-    for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+    for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         ours, plain = our_gradients(dtype), peft_gradients(dtype)
         assert ours.keys() == plain.keys() == truth.keys()
         for name in truth:

@@ -90,3 +90,12 @@ def test_a_shared_token_is_trained_once_for_each_row_that_trains_it() -> None:
     stream = collate([row([*A, 1], [10, 20]), row([*A, 2], [10, 20])])
     assert stream.targets.tolist() == [10, 20, 10, 21]
     assert stream.target_rows.tolist() == [0, 0, 1, 1]
+
+
+def test_rows_on_two_sides_of_the_border_share_nothing() -> None:
+    rows = [row([*A, 1], [20]), row([*A, 2, 3], [20]), row([*A, 4], [20]), row([*A, 2, 5], [20])]
+    assert collate(rows).parents.count(None) == 1
+    stream = collate(rows, border=21)
+    assert stream.lengths == [20, 1, 1, 21, 1, 1] and stream.parents == [None, 0, 0, None, 3, 3]
+    assert stream.tokens[stream.targets].tolist() == [1, 2, 4, 2]
+    assert stream.target_rows.tolist() == [0, 1, 2, 3]

@@ -6,19 +6,21 @@ import pytest
 
 from luthier.core.errors import RecipeError
 from luthier.recipe import Dataset, Recipe, load_recipe
-from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE
+from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE, VALUE_ALIASES
 
 SAMPLE = {
     "base_model": "other",
     "adapter": "qlora",
     "rslora": "true",
     "gradient_checkpointing": "true",
+    "dora": "true",
     "lora_targets": "[q_proj]",
     "datasets": "b.jsonl",
     "val_datasets": "v.jsonl",
     "val_set_size": "0.25",
     "chat_template": "t.jinja",
     "learning_rate": "1e-4",
+    "optim": "adamw_8bit",
     "lr_scheduler": "linear",
     "warmup_ratio": "0.25",
     "max_grad_norm": "0.25",
@@ -89,6 +91,16 @@ def test_foreign_dataset_key_is_refused_with_its_line_and_reason(tmp_path, key, 
         load(tmp_path, "val_datasets:", "  - path: v", f"    {key}: 1")
     what = f"{key} is a setting of other tools that Luthier does not have"
     assert str(caught.value) == f"{tmp_path / 'recipe.yaml'}:6: {what}\n  → {reason}"
+
+
+@pytest.mark.parametrize(("field", "value"), VALUE_ALIASES)
+def test_value_of_another_tool_is_read_as_ours_and_announced(tmp_path, field, value):
+    ours = VALUE_ALIASES[field, value]
+    loaded = load(tmp_path, f"{field}: {value.upper()}")
+    assert getattr(loaded.recipe, field) == ours
+    assert loaded.notes == [f"{field}: {value.upper()} read as {ours}"]
+    with pytest.raises(RecipeError):  # Python code says what it means
+        Recipe(base_model="m", datasets=["a"], output_dir="o", **{field: value})
 
 
 def test_advice_is_about_fields_and_values_that_are_not_accepted():

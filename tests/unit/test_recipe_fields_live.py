@@ -4,6 +4,7 @@ Each case is a pair of tiny runs that differ in one field; the echo of the recip
 the comparison.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from helpers_runs import events, make_chat_model, make_recipe, rows_of, tensors,
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.files import read_json, write_json
 from luthier.data.pack import plan_run
-from luthier.kernels.nf4 import NF4Weight
 from luthier.models.device import choose_place
 from luthier.models.recompute import recomputed
+from luthier.models.spec import read_spec
+from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe
 from luthier.serve.chat import load
+from luthier.stages.prepare import prepare
 from luthier.stages.run import train
 
 BASE: dict[str, Any] = {"max_steps": 4, "eval_steps": 2, "save_steps": 1, "keep_checkpoints": 1}
@@ -28,12 +31,17 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "lora_r": ({}, 3),
     "lora_alpha": ({}, 8),
     "rslora": ({}, True),
+    "lora_dropout": ({}, 0.25),
+    "dora": ({}, True),
     "lora_targets": ({}, ["q_proj", "v_proj", "up_proj"]),
     "val_set_size": ({}, 0.5),
     "sequence_len": ({}, 85),
     "too_long": ({"sequence_len": 85}, "drop"),
     "batch_tokens": ({}, 512),
     "learning_rate": ({}, 1e-3),
+    "adapter_dtype": ({}, "bf16"),
+    "optim": ({}, "adamw_8bit"),
+    "nf4_head": ({"adapter": "qlora"}, True),
     "lr_scheduler": ({}, "constant"),
     "warmup_ratio": ({}, 0.9),
     "weight_decay": ({}, 0.9),
@@ -50,6 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
 }
 OWN_TESTS = {
     "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "gradient_checkpointing",
+    "embedding_on_host",
     "max_new_tokens",
     "micro_batch_tokens", "on_bad_row", "output_dir", "val_datasets",
 }  # fmt: skip
@@ -156,7 +165,11 @@ def test_a_run_over_four_bits_is_talked_to_over_four_bits(
     home: Path, chat_model: Path, conversations: Path, tmp_path: Path
 ) -> None:
     result = train(make_recipe(chat_model, conversations, tmp_path / "run", **BASE, adapter="qlora"))
-    assert isinstance(load(result.run_dir).decoder.layers[0].qkv.weight, NF4Weight)
+    weights = [
+        load_decoder(chat_model, dtype=torch.float32, nf4=nf4).layers[0].qkv.weight.dense() for nf4 in (True, False)
+    ]
+    talked_to = load(result.run_dir, dtype="fp32").decoder.layers[0].qkv.weight.dense()
+    assert torch.equal(talked_to, weights[0]) and not torch.equal(talked_to, weights[1])
 
 
 def test_a_model_stored_in_four_bits_needs_qlora(
@@ -184,6 +197,49 @@ def test_gradient_checkpointing(
     assert not again
     with_it = make_recipe(chat_model, conversations, tmp_path / "again", **BASE, gradient_checkpointing=True)
     assert outcome(with_it) == plain and len(again) >= BASE["max_steps"] * 2
+
+
+def test_embedding_on_host(
+    home: Path, chat_model: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches the loading of the weights; what it does there on a GPU is tested with the weights."""
+    wanted: list[Any] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        wanted.append(options["embedding_on_host"])
+        return load_decoder(*args, **options)
+
+    for module in ("luthier.stages.run", "luthier.serve.chat"):
+        monkeypatch.setattr(f"{module}.load_decoder", noted)
+    result = train(make_recipe(chat_model, conversations, tmp_path / "run", **BASE, embedding_on_host=True))
+    load(result.run_dir)
+    assert wanted == [True, True]
+
+
+def test_targets_that_the_model_has_not_are_refused(
+    home: Path, chat_model: Path, conversations: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="the model has no qkv_proj"):
+        train(make_recipe(chat_model, conversations, tmp_path / "run", lora_targets=["qkv_proj", "o_proj"]))
+
+
+def test_parts_that_are_left_out_are_said(
+    home: Path, chat_model: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(chat_model, conversations, tmp_path / "run")
+    told = []
+    for left_out in ((), ("vision_tower.",)):
+        spec = replace(read_spec(chat_model), left_out=left_out)
+        monkeypatch.setattr("luthier.stages.prepare.read_spec", lambda folder, spec=spec: spec)
+        prepared = prepare(recipe)
+        prepared.close()
+        told.append([note for note in prepared.accounts.notes if "only its text part" in note])
+    assert [len(notes) for notes in told] == [0, 1]
+
+
+def test_nf4_head_is_for_a_base_in_four_bits(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nf4_head is for a base in 4 bits"):
+        Recipe(base_model="m", datasets=["d"], output_dir="o", nf4_head=True)
 
 
 def test_adapter_refuses_what_is_not_offered(tmp_path: Path) -> None:

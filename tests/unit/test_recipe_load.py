@@ -78,9 +78,10 @@ REFUSALS = {
         'recipe.yaml:4: unknown key "cutof_len"\n  → did you mean sequence_len?',
     ),
     "unknown key near a foreign one": (
-        "lora_drpout: 0",
-        'recipe.yaml:4: unknown key "lora_drpout"\n'
-        "  → if lora_dropout was meant: remove the line: the adapter has no dropout in this version",
+        "sample_pakcing: 0",
+        'recipe.yaml:4: unknown key "sample_pakcing"\n'
+        "  → if sample_packing was meant: remove the line: rows are always packed without padding and never see each "
+        "other",
     ),
     "dashes and capitals": (
         "Learning-Rate: 8",

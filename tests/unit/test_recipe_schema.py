@@ -16,7 +16,10 @@ DEFAULTS = {
     "lora_r": 16,
     "lora_alpha": 32,
     "rslora": False,
+    "lora_dropout": 0.0,
+    "dora": False,
     "lora_targets": "all",
+    "adapter_dtype": "fp32",
     "datasets": [{"path": "a.jsonl", "type": "auto"}],
     "val_datasets": [],
     "val_set_size": 0.05,
@@ -29,7 +32,10 @@ DEFAULTS = {
     "batch_tokens": "auto",
     "micro_batch_tokens": "auto",
     "gradient_checkpointing": False,
+    "nf4_head": False,
+    "embedding_on_host": False,
     "learning_rate": "auto",
+    "optim": "adamw",
     "lr_scheduler": "cosine",
     "warmup_ratio": 0.05,
     "weight_decay": 0.0,
@@ -54,7 +60,12 @@ ALLOWED = {
     "lora_alpha": "a whole number above 0",
     "rslora": "true or false",
     "gradient_checkpointing": "true or false",
-    "lora_targets": "all or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj or down_proj",
+    "nf4_head": "true or false",
+    "embedding_on_host": "true or false",
+    "lora_dropout": "a number from 0 to below 1",
+    "dora": "true or false",
+    "lora_targets": "all or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, qkv_proj, "
+    "gate_up_proj, lm_head or embed_tokens",
     "datasets": "a list of at least one file",
     "val_datasets": "a list of files",
     "val_set_size": "a number from 0 to below 1",
@@ -65,6 +76,8 @@ ALLOWED = {
     "chat_template": "the path of a .jinja file or null",
     "batch_tokens": "auto or a whole number from 1 up",
     "learning_rate": "auto or a number above 0 and at most 1",
+    "adapter_dtype": "fp32 or bf16",
+    "optim": "adamw or adamw_8bit",
     "lr_scheduler": "cosine, linear, constant or wsd",
     "max_steps": "null or a whole number from 1 up",
     "num_epochs": "a number above 0",
@@ -185,7 +198,7 @@ def test_wrong_values_say_field_allowed_values_and_what_was_given(field, value, 
 @pytest.mark.parametrize(
     ("field", "value", "fix"),
     [
-        ("adapter", "dora", "this version trains LoRA: write adapter: lora, or qlora for a base in 4 bits"),
+        ("adapter", "dora", "write adapter: lora, and dora: true beside it"),
         ("adapter", "none", "this version trains LoRA: write adapter: lora, or qlora for a base in 4 bits"),
         ("lr_scheduler", "cosin", "did you mean cosine?"),
         ("dtype", "bfloat16", "write bf16"),
@@ -302,3 +315,26 @@ def test_importing_the_recipe_room_is_light():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [("q_porj", "\n  → did you mean q_proj?"), ("wte", ""), (3, ""), ("LM_Head", "\n  → did you mean lm_head?")],
+)
+def test_a_wrong_target_is_named(entry, advice):
+    said = refusal(lora_targets=["v_proj", entry, "nonsense"])
+    assert said.startswith("lora_targets[1] must be q_proj, k_proj, ")
+    assert said.endswith(f"embed_tokens, not {entry!r}{advice}".replace("'", '"'))
+
+
+@pytest.mark.parametrize("targets", ["some", [], 3, {"q_proj": 1}])
+def test_what_is_no_list_of_targets_is_refused_as_a_whole(targets):
+    assert refusal(lora_targets=targets).startswith("lora_targets must be all or a list of q_proj")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"lora_targets": ["q_proj", "lm_head"]}, {"lora_targets": ["embed_tokens"]}, {"adapter_dtype": "bf16"}]
+)
+def test_dora_is_for_linear_layers_in_float32(fields):
+    assert refusal(dora=True, **fields).startswith("dora ")
+    make(**fields)

@@ -27,7 +27,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Talk to what was trained. An empty line starts over; Ctrl-D leaves."""
+    """Talk to what was trained. An empty line starts over; Ctrl-C ends an answer; Ctrl-D leaves."""
     from luthier.data.records import Message
     from luthier.models.generate import Sampling
     from luthier.serve.chat import load
@@ -42,7 +42,7 @@ def chat(
         sampling = Sampling(temperature, top_p, seed)
         opening = [Message("system", system)] if system else []
         if prompt is not None:
-            _reply(model, [*opening, Message("user", prompt)], compare, max_new_tokens, sampling)
+            _reply(model, [*opening, Message("user", prompt)], compare, max_new_tokens, sampling, [])
             return
         _converse(model, opening, compare, max_new_tokens, sampling)
     finally:
@@ -55,7 +55,7 @@ def _converse(
     from luthier.data.records import Message
 
     messages = list(opening)
-    out.print(f"[dim]{model.name}. An empty line starts over, Ctrl-D leaves.[/]")
+    out.print(f"[dim]{model.name}. An empty line starts over, Ctrl-C ends an answer, Ctrl-D leaves.[/]")
     while True:
         try:
             question = out.input("[bold]you[/] ")
@@ -66,13 +66,26 @@ def _converse(
             messages = list(opening)
             out.print("[dim]new conversation[/]")
             continue
-        messages.append(Message("user", question))
-        answer = _reply(model, messages, compare, max_new_tokens, sampling)
-        messages.append(Message("assistant", answer))
+        asked = [*messages, Message("user", question)]
+        said: list[str] = []
+        try:
+            _reply(model, asked, compare, max_new_tokens, sampling, said)
+        except KeyboardInterrupt:
+            out.print("[dim] (ended)[/]")
+            if not said:
+                continue  # as if it had not been asked
+        messages = [*asked, Message("assistant", "".join(said))]
 
 
-def _reply(model: "Chat", messages: list["Message"], compare: bool, max_new_tokens: int, sampling: "Sampling") -> str:
-    """Print the answer, or both answers; returns the tuned one."""
+def _reply(
+    model: "Chat",
+    messages: list["Message"],
+    compare: bool,
+    max_new_tokens: int,
+    sampling: "Sampling",
+    said: list[str],
+) -> None:
+    """Print the answer as it comes, or both answers; `said` gets the pieces of the tuned one."""
     if compare:
         with out.status("both are answering"):
             base, tuned = (
@@ -82,10 +95,9 @@ def _reply(model: "Chat", messages: list["Message"], compare: bool, max_new_toke
         width = max(30, out.width // 2 - 2)
         panels = [Panel(Text(text), title=title, width=width) for text, title in ((base, "base"), (tuned, "tuned"))]
         out.print(Columns(panels, padding=(0, 1)))
-        return tuned
-    answer = ""
+        said.append(tuned)
+        return
     for piece in model.stream(messages, max_new_tokens=max_new_tokens, sampling=sampling):
         out.print(Text(piece), end="")
-        answer += piece
+        said.append(piece)
     out.print()
-    return answer

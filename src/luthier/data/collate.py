@@ -30,8 +30,12 @@ class Stream:
     target_rows: Tensor
 
 
-def collate(rows: Sequence[Row]) -> Stream:
-    """The stream of these rows, on the host."""
+def collate(rows: Sequence[Row], *, border: int | None = None) -> Stream:
+    """The stream of these rows, on the host.
+
+    Args:
+        border: rows of more tokens share no beginning with rows of fewer: the model turns them by other angles.
+    """
     pieces: list[np.ndarray] = []  # token ids of each segment
     parents: list[int | None] = []
     places: dict[int, np.ndarray] = {}  # row → (L,) its tokens' positions in the stream
@@ -44,7 +48,14 @@ def collate(rows: Sequence[Row]) -> Stream:
         end += len(ids)
         return np.arange(end - len(ids), end)
 
-    for members, shared in shared_prefixes([row.ids for row in rows]):
+    short = [index for index, row in enumerate(rows) if border is None or len(row.ids) <= border]
+    long = sorted(set(range(len(rows))) - set(short))
+    shares = [
+        ([side[member] for member in members], shared)
+        for side in (short, long)
+        for members, shared in (shared_prefixes([rows[index].ids for index in side]) if side else [])
+    ]
+    for members, shared in shares:
         beginning, parent = np.arange(0), None
         if shared:
             beginning, parent = put(rows[members[0]].ids[:shared], None), len(pieces) - 1

@@ -1,19 +1,24 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685), all of it in one flat float32 buffer.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685), all of it in one flat buffer.
 
 The optimizer sees a single tensor: its update is one fused call, the gradient norm one reduction, a checkpoint one
 slice. Each matrix is a view of the buffer whose `.grad` is the same view of the gradient buffer, so autograd
-accumulates into it in place, in float32 over any number of microsteps.
+accumulates into it in place over any number of microsteps.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.core.seeds import stream_seed
-from luthier.models.spec import Spec
+from luthier.kernels.dora_linear import row_squares
+from luthier.kernels.lora_linear import Dropout
+from luthier.models.spec import MERGED, SPLIT, Spec
 
 
 @dataclass
@@ -23,24 +28,45 @@ class Pair:
     a: (n·R, M).
     bs: n tensors (Nᵢ, R).
     starts: n, the first column of each slice in the linear's output.
+    names: n, what checkpoints call them.
+    magnitudes: n tensors (Nᵢ,) for DoRA, else none.
+    drop: dropout of this pass, or None.
     """
 
     a: Tensor
     bs: list[Tensor]
     starts: list[int]
+    names: tuple[str, ...]
+    magnitudes: list[Tensor]
+    drop: Dropout | None = None
 
 
-# The merged linears of a layer, and the names their slices have in Hugging Face checkpoints and PEFT adapters.
-TARGETS: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
+@dataclass
+class TablePair:
+    """The adapter of the output head, whose W is (V, D), or of the embedding table E (V, D).
+
+    a: (R, D) of the head; (V, R) of the table, one row a token.
+    b: (V, R) of the head; (D, R) of the table.
+    scale: what the product of both is multiplied by.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """What the head's adapter adds to the logits of `hidden` (N, D): (N, V)."""
+        return hidden @ self.a.to(hidden.dtype).T @ (self.b * self.scale).to(hidden.dtype).T
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        """What the table's adapter adds to the embeddings of `tokens` (T,): (T, D), in the adapter's dtype."""
+        return F.embedding(tokens, self.a) @ self.b.T * self.scale
 
 
-# What can be adapted, by the last part of its name.
-ALL_TARGETS = tuple(name.split(".")[1] for names in TARGETS.values() for name in names)
+# What can be adapted, by the last part of its name; no model has all of them.
+ALL_TARGETS = tuple(name.split(".")[1] for names in (*SPLIT.values(), *MERGED.values()) for name in names)
+HEAD, EMBEDDING = "lm_head", "embed_tokens"
+TABLE_TARGETS = (HEAD, EMBEDDING)  # can be adapted too; "all" leaves them out, as PEFT's "all-linear" does
 
 
 def named_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
@@ -48,38 +74,44 @@ def named_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
     return ALL_TARGETS if isinstance(targets, str) else tuple(targets)
 
 
-def linear_shapes(spec: Spec) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Of each merged linear: input features M, and the output features of its slices."""
-    d, f = spec.hidden_size, spec.ffn_size
-    return {"qkv": (d, spec.qkv_sizes), "o": (spec.qkv_sizes[0], (d,)), "gate_up": (d, (f, f)), "down": (f, (d,))}
-
-
-def _chosen(name: str, outs: tuple[int, ...], targets: Collection[str]) -> list[tuple[str, int, int]]:
+def _chosen(spec: Spec, name: str, targets: Collection[str]) -> list[tuple[str, int, int]]:
     """Of the slices of a merged linear that have an adapter: name, first column, width."""
+    _, outs = spec.linear_shapes[name]
     firsts = accumulate((0, *outs[:-1]))
-    slices = zip(TARGETS[name], firsts, outs, strict=True)
+    slices = zip(spec.linear_names[name], firsts, outs, strict=True)
     return [(target, first, out) for target, first, out in slices if target.split(".")[1] in targets]
 
 
-def adapter_size(spec: Spec, rank: int, targets: Collection[str] = ALL_TARGETS) -> int:
-    """Weights of a rank-R adapter on the linears named in `targets`."""
-    shapes = linear_shapes(spec).items()
-    return spec.num_layers * sum(
-        rank * (m + out) for name, (m, outs) in shapes for _, _, out in _chosen(name, outs, targets)
+def adapter_size(spec: Spec, rank: int, targets: Collection[str] = ALL_TARGETS, *, dora: bool = False) -> int:
+    """Weights of a rank-R adapter on what is named in `targets`."""
+    linears = sum(
+        rank * (m + out) + dora * out
+        for name, (m, _) in spec.linear_shapes.items()
+        for _, _, out in _chosen(spec, name, targets)
     )
+    tables = sum(target in targets for target in TABLE_TARGETS)
+    return spec.num_layers * linears + tables * rank * (spec.hidden_size + spec.vocab_size)
 
 
 class Adapter:
-    """Rank-R adapters of the linears of a decoder.
+    """Rank-R adapters of the linears of a decoder, and where it is asked for of its output head and embedding table.
 
-    Fresh: A uniform in ±1/√M (PEFT's Kaiming start), B zero, so the adapted model is the base itself.
+    Fresh, as in PEFT: A uniform in ±1/√M (Kaiming), B zero; of the embedding table A zero and B normal. So the adapted
+    model is the base itself. With DoRA the magnitudes are the base's own once `start_magnitudes` has read them.
+
+    A head that is tied to the embedding table is still adapted by itself, as PEFT does: the adapters are two. They act
+    on the two uses of the table, so nothing is lost but that they cannot be merged into one table.
 
     Attributes:
-        flat: (P,) float32, the weights; what the optimizer updates.
-        grad: (P,) float32, the accumulated gradient; also `flat.grad`.
+        flat: (P,) float32 or bf16, the weights; what the optimizer updates.
+        grad: (P,) in the same dtype, the accumulated gradient; also `flat.grad`.
         layers: for each layer, the pair of each merged linear that has one, as views of `flat`.
-        targets: which linears are adapted.
+        head: the output head's, if it has one.
+        embedding: the embedding table's, if it has one.
+        targets: what is adapted.
         scale: alpha / R, or alpha / √R where `rslora` (Kalajdzievski 2023, arXiv:2312.03732).
+        dropout: share of an adapter's inputs that training drops; acts in passes that get a seed from `drop_seed`.
+        dora: whether the layers' linears have magnitudes (Liu et al. 2024, arXiv:2402.09353).
     """
 
     def __init__(
@@ -90,56 +122,110 @@ class Adapter:
         *,
         targets: Collection[str] = ALL_TARGETS,
         rslora: bool = False,
+        dropout: float = 0.0,
+        dora: bool = False,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         self.spec, self.rank, self.alpha, self.rslora = spec, rank, alpha, rslora
-        self.targets = [target for target in ALL_TARGETS if target in targets]
+        self.dropout, self.dora, self.seed = dropout, dora, seed
+        self.targets = [target for target in (*spec.targets, *TABLE_TARGETS) if target in targets]
         self.scale = alpha / (rank**0.5 if rslora else rank)
-        self.num_parameters = adapter_size(spec, rank, targets)
-        self.flat = torch.zeros(self.num_parameters, device=device)
+        self.num_parameters = adapter_size(spec, rank, targets, dora=dora)
+        self.flat = torch.zeros(self.num_parameters, dtype=dtype, device=device)
         self.grad = torch.zeros_like(self.flat)
         self.flat.grad = self.grad
         self.layers: list[dict[str, Pair]] = []
         generator = torch.Generator().manual_seed(stream_seed(seed, "adapter"))
         offset = 0
 
-        def view(rows: int, columns: int) -> Tensor:
+        def view(*shape: int) -> Tensor:
             nonlocal offset
-            span = slice(offset, offset + rows * columns)
+            span = slice(offset, offset + math.prod(shape))
             offset = span.stop
-            leaf = self.flat[span].view(rows, columns).detach().requires_grad_()
-            leaf.grad = self.grad[span].view(rows, columns)
+            leaf = self.flat[span].view(shape).detach().requires_grad_()
+            leaf.grad = self.grad[span].view(shape)
+            return leaf
+
+        def kaiming(*shape: int) -> Tensor:
+            leaf, bound = view(*shape), shape[1] ** -0.5
+            start = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            leaf.detach().copy_(start)
             return leaf
 
         for _ in range(spec.num_layers):
             pairs = {}
-            for name, (m, outs) in linear_shapes(spec).items():
-                slices = _chosen(name, outs, targets)
+            for name, (m, _) in spec.linear_shapes.items():
+                slices = _chosen(spec, name, targets)
                 if not slices:
                     continue
-                a, bs = view(len(slices) * rank, m), [view(out, rank) for _, _, out in slices]
-                pair = Pair(a, bs, [first for _, first, _ in slices])
-                start = torch.empty(pair.a.shape).uniform_(-(m**-0.5), m**-0.5, generator=generator)
-                with torch.no_grad():
-                    pair.a.copy_(start)
-                pairs[name] = pair
+                a, bs = kaiming(len(slices) * rank, m), [view(out, rank) for _, _, out in slices]
+                magnitudes = [view(out) for _, _, out in slices] if dora else []
+                names, starts, _ = zip(*slices, strict=True)
+                pairs[name] = Pair(a, bs, list(starts), names, magnitudes)
             self.layers.append(pairs)
+        d, v = spec.hidden_size, spec.vocab_size
+        self.head = TablePair(kaiming(rank, d), view(v, rank), self.scale) if HEAD in targets else None
+        self.embedding = TablePair(view(v, rank), view(d, rank), self.scale) if EMBEDDING in targets else None
+        if self.embedding is not None:
+            self.embedding.b.detach().copy_(torch.empty(d, rank).normal_(generator=generator))
         assert offset == self.num_parameters
 
+    def start_magnitudes(self, layers: Sequence[Any]) -> None:
+        """For DoRA: take the magnitudes from the base, the norm of each output's weights. Otherwise does nothing.
+
+        Args:
+            layers: the decoder's, each with a `Linear` under each name that `self.layers` has.
+        """
+        if not self.dora:
+            return
+        for layer, pairs in zip(layers, self.layers, strict=True):
+            for name, pair in pairs.items():
+                norms = row_squares(getattr(layer, name).weight).sqrt()
+                for magnitude, start in zip(pair.magnitudes, pair.starts, strict=True):
+                    magnitude.detach().copy_(norms[start : start + len(magnitude)])
+
+    def drop_seed(self, step: int, microstep: int) -> int | None:
+        """What decides the dropout of one pass, so that a resumed run needs no state; None without dropout."""
+        return stream_seed(self.seed, "dropout", step, microstep) if self.dropout else None
+
+    def pairs(self, layer: int, drop: int | None) -> Mapping[str, Pair]:
+        """The pairs of one layer, for a pass whose dropout is seeded with `drop`, or that has none."""
+        if drop is None:
+            return self.layers[layer]
+        return {
+            name: replace(pair, drop=self._drop(drop, layer, pair.names)) for name, pair in self.layers[layer].items()
+        }
+
+    def head_drop(self, drop: int | None) -> Dropout | None:
+        """The head's dropout in such a pass."""
+        return None if drop is None else self._drop(drop, HEAD, ("",))
+
+    def _drop(self, drop: int, where: int | str, names: Sequence[str]) -> Dropout:
+        return Dropout(self.dropout, tuple(stream_seed(drop, where, name) for name in names))
+
     def leaves(self, layer: int) -> list[Tensor]:
-        """The trained matrices of one layer."""
-        return [tensor for pair in self.layers[layer].values() for tensor in (pair.a, *pair.bs)]
+        """The trained tensors of one layer."""
+        return [t for pair in self.layers[layer].values() for t in (pair.a, *pair.bs, *pair.magnitudes)]
 
     def named(self) -> dict[str, Tensor]:
         """Every matrix under its PEFT name, as views: `…layers.0.self_attn.q_proj.lora_A.weight` (R, M) and so on."""
-        tensors, shapes = {}, linear_shapes(self.spec)
+        tensors, model = {}, f"base_model.model.{self.spec.peft_prefix}"
         for index, pairs in enumerate(self.layers):
-            for name, pair in pairs.items():
-                for i, (target, _, _) in enumerate(_chosen(name, shapes[name][1], self.targets)):
-                    prefix = f"base_model.model.model.layers.{index}.{target}"
+            for pair in pairs.values():
+                for i, target in enumerate(pair.names):
+                    prefix = f"{model}.layers.{index}.{target}"
                     tensors[f"{prefix}.lora_A.weight"] = pair.a.detach()[i * self.rank : (i + 1) * self.rank]
                     tensors[f"{prefix}.lora_B.weight"] = pair.bs[i].detach()
+                    if pair.magnitudes:
+                        tensors[f"{prefix}.lora_magnitude_vector"] = pair.magnitudes[i].detach()
+        if self.head is not None:
+            tensors["base_model.model.lm_head.lora_A.weight"] = self.head.a.detach()
+            tensors["base_model.model.lm_head.lora_B.weight"] = self.head.b.detach()
+        if self.embedding is not None:
+            tensors[f"{model}.embed_tokens.lora_embedding_A"] = self.embedding.a.detach().T
+            tensors[f"{model}.embed_tokens.lora_embedding_B"] = self.embedding.b.detach()
         return tensors
 
     def fill(self, stored: dict[str, Tensor]) -> str:

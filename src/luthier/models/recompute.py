@@ -15,27 +15,28 @@ Run = Callable[[Tensor, bool], Tensor]
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, x: Tensor, *leaves: Tensor) -> Tensor:
+    def forward(ctx: Any, run: Run, unmade: int | None, x: Tensor, *leaves: Tensor) -> Tensor:
         ctx.run, ctx.number = run, len(leaves)
         ctx.save_for_backward(x)
-        return run(x, True)
+        return run(x, True) if unmade is None else x.new_zeros(()).expand(len(x), unmade)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        x = x.detach().requires_grad_(ctx.needs_input_grad[1])
+        x = x.detach().requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad():
             y = ctx.run(x, False)
         torch.autograd.backward(y, dy)  # leaves get their gradients here
-        return None, x.grad, *[None] * ctx.number
+        return None, None, x.grad, *[None] * ctx.number
 
 
-def recomputed(run: Run, x: Tensor, leaves: Sequence[Tensor]) -> Tensor:
+def recomputed(run: Run, x: Tensor, leaves: Sequence[Tensor], *, unmade: int | None = None) -> Tensor:
     """`run(x, True)`, of which nothing but x is kept for the backward.
 
     Args:
         run: a layer; its second argument says whether the value is wanted, or only the graph that leads to it.
         x: (T, D).
         leaves: the trained tensors that `run` uses, so that there is a gradient even if x needs none.
+        unmade: columns of the result, where only its gradient is wanted: zeros are returned, and nothing runs yet.
     """
-    return _Recomputed.apply(run, x, *leaves)
+    return _Recomputed.apply(run, unmade, x, *leaves)

@@ -10,13 +10,19 @@ from torch import Tensor
 from luthier.core.errors import ModelError
 from luthier.kernels.nf4 import NF4, dequantise, quantise
 from luthier.models.folder import shard_files
-from luthier.models.lora import TARGETS
 from luthier.models.prequantised import PARTS, STATE, read_nf4
 from luthier.models.spec import Spec
+
+# What a checkpoint may hold without need: tables that follow from the config, and a copy of a tied table.
+NEEDLESS = ("rotary_emb.inv_freq", "lm_head.weight")
 
 
 class Tensors:
     """What is stored in `folder`; the files stay open until `stack` is closed.
+
+    Attributes:
+        inner: the beginning of the layers' names; another one where the model is a part of a larger one.
+        head: the output head's name.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -31,10 +37,15 @@ class Tensors:
             except (SafetensorError, FileNotFoundError) as error:
                 raise ModelError(f"cannot be read: {error}", where=str(path)) from None
             self._files |= dict.fromkeys(file.keys(), file)
+        self._read: set[str] = set()
+        inners = ("model", "language_model.model", "model.language_model")
+        self.inner = next((inner for inner in inners if f"{inner}.embed_tokens.weight" in self._files), "model")
+        self.head = "language_model.lm_head.weight" if self.inner == "language_model.model" else "lm_head.weight"
 
     def _get(self, name: str) -> Tensor:
         if name not in self._files:
             raise ModelError(f"the tensor {name} is missing", where=str(self.folder))
+        self._read.add(name)
         return self._files[name].get_tensor(name)
 
     def _require(self, name: str, stored: torch.Size, wanted: torch.Size) -> None:
@@ -70,26 +81,21 @@ class Tensors:
         self._require(name, stored.shape, shape)
         return stored
 
-    def refuse_unknown(self, spec: Spec) -> None:
-        """A tensor that the decoder has no place for (a q/k norm, a bias) would be silently left out: refuse instead.
+    def refuse_unread(self, spec: Spec) -> None:
+        """A tensor that nothing has read (a q/k norm, a bias) would be silently left out: refuse instead.
 
         Raises:
             ModelError: there is such a tensor.
         """
-        known = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
-        ends = {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.rotary_emb.inv_freq"}
-        biased = {"qkv": spec.qkv_bias, "o": spec.o_bias, "gate_up": spec.mlp_bias, "down": spec.mlp_bias}
-        for merged, names in TARGETS.items():
-            for name in names:
-                ends |= {f"{name}.weight", f"{name}.bias"} if biased[merged] else {f"{name}.weight"}
-        if spec.head_norms:
-            ends |= {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
-        known |= {f"model.layers.{index}.{end}" for index in range(spec.num_layers) for end in ends}
-        known |= {name + part for name in known if name + STATE in self._files for part in PARTS}
-        unknown = sorted(self._files.keys() - known)
-        if unknown:
+        known = self._read | {name + part for name in self._read if name + STATE in self._files for part in PARTS}
+        unread = sorted(
+            name
+            for name in self._files.keys() - known
+            if not name.endswith(NEEDLESS) and not (spec.left_out and name.startswith(spec.left_out))
+        )
+        if unread:
             raise ModelError(
-                f"the weights hold {len(unknown)} tensors that a {spec.family} model has no place for, "
-                f"the first is {unknown[0]}",
+                f"the weights hold {len(unread)} tensors that a {spec.family} model has no place for, "
+                f"the first is {unread[0]}",
                 where=str(self.folder),
             )

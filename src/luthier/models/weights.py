@@ -15,25 +15,57 @@ from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeigh
 from luthier.kernels.nf4 import NF4Weight
 from luthier.models.decoder import Decoder, Layer
 from luthier.models.linear import Linear
-from luthier.models.lora import TARGETS, linear_shapes
+from luthier.models.nf4_head import NF4Head, slab_numbers
 from luthier.models.spec import Spec, read_spec
 from luthier.models.tensors import Tensors
+
+# The fields of `Layer` and what checkpoints call them; where there are norms behind the blocks, too, the name of one
+# that is before the MLP elsewhere is that of one behind attention.
+_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+_AFTER_NORMS = {
+    "after_attention_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "after_mlp_norm": "post_feedforward_layernorm",
+}
 
 NF4_BYTES = 0.516  # a weight: half a byte, and a byte and a little for each 64
 
 
-def base_bytes(spec: Spec, dtype: torch.dtype, device: torch.device, *, nf4: bool = False) -> int:
-    """Memory of the frozen base while it is trained on, in bytes."""
-    linears, wide = spec.num_linear_parameters, dtype.itemsize
-    rest = (spec.num_parameters - linears) * wide
-    head = spec.vocab_size * spec.hidden_size * wide
-    copies = held_copies(linears + spec.vocab_size * spec.hidden_size, dtype, device)
-    # A tied table is kept as it is, too, if the head is packed.
-    head_copies = (copies if spec.tied and can_pack(dtype, device) else copies - 1) * head
-    if nf4:
-        largest = max(m * sum(outs) for m, outs in linear_shapes(spec).values())
-        return int(linears * NF4_BYTES) + largest * wide + rest + head_copies
-    return linears * wide * copies + rest + head_copies
+def base_bytes(
+    spec: Spec,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    nf4: bool = False,
+    nf4_head: bool = False,
+    embedding_on_host: bool = False,
+) -> int:
+    """Memory of the frozen base on `device` while it is trained on, in bytes; arguments as in `load_decoder`."""
+    linears, table, wide = spec.num_linear_parameters, spec.vocab_size * spec.hidden_size, dtype.itemsize
+    embedding = 0 if _on_host(spec, device, nf4_head, embedding_on_host) else table
+    small = spec.num_parameters - linears - (1 if spec.tied else 2) * table  # norms and biases
+    copies = held_copies(held_numbers(spec, nf4=nf4, nf4_head=nf4_head), dtype, device)
+    unpacked = max(m * sum(outs) for m, outs in spec.linear_shapes.values()) if nf4 else 0
+    if nf4_head:
+        head = int(table * NF4_BYTES)
+        unpacked = max(unpacked, slab_numbers(spec.vocab_size, spec.hidden_size))
+    else:
+        # A tied table is kept as it is, too, if the head is packed.
+        head = (copies if can_pack(dtype, device) or not spec.tied else 0) * table * wide
+    layers = int(linears * NF4_BYTES) if nf4 else linears * wide * copies
+    return layers + head + (embedding + small + unpacked) * wide
+
+
+def held_numbers(spec: Spec, *, nf4: bool, nf4_head: bool) -> int:
+    """Weights of linears that are held in the dtype of the products."""
+    table = spec.vocab_size * spec.hidden_size
+    return (0 if nf4 else spec.num_linear_parameters) + (0 if nf4_head else table)
+
+
+def _on_host(spec: Spec, device: torch.device, nf4_head: bool, embedding_on_host: bool) -> bool:
+    """Whether the embedding is elsewhere than the rest: if it is wanted so, and if a tied head is a copy of it."""
+    wanted = nf4_head if spec.tied else embedding_on_host
+    return wanted and device.type != "cpu"
 
 
 def held_copies(numbers: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -44,12 +76,24 @@ def held_copies(numbers: int, dtype: torch.dtype, device: torch.device) -> int:
     return 2 if can_pack(dtype, device) and 2 * numbers * dtype.itemsize <= memory().available // 2 else 1
 
 
-def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str = "cpu", nf4: bool = False) -> Decoder:
+def load_decoder(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    nf4: bool = False,
+    nf4_head: bool = False,
+    embedding_on_host: bool = False,
+) -> Decoder:
     """The model in `folder`, on `device`, computing in `dtype`.
 
     Args:
         nf4: hold the linears of the layers as NF4, a quarter of bf16, unpacked for each product. What is stored as NF4
             stays so whatever this says.
+        nf4_head: hold the output head as NF4, too. Where it is the embedding table, embeddings are still looked up in
+            the table as it was, which is then kept in host memory.
+        embedding_on_host: keep the embedding in host memory, look tokens up there and move only those rows. Exact.
+            Where the head is the embedding table it saves nothing without `nf4_head`, and is not done.
 
     Raises:
         ModelError: unsupported architecture, or weights missing, damaged or of another shape than the config says.
@@ -57,11 +101,11 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
     spec, device = read_spec(folder), torch.device(device)
     nf4 = nf4 or spec.nf4
     packs = can_pack(dtype, device)
-    numbers = spec.num_linear_parameters + spec.vocab_size * spec.hidden_size
-    keep_backward = held_copies(numbers, dtype, device) == 2
+    keep_backward = held_copies(held_numbers(spec, nf4=nf4, nf4_head=nf4_head), dtype, device) == 2
+    table_device = torch.device("cpu") if _on_host(spec, device, nf4_head, embedding_on_host) else device
 
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
+    def empty(*shape: int, on: torch.device = device) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=on)
 
     def freeze(weight: Tensor) -> FrozenWeight:
         return PackedWeight(weight, keep_backward=keep_backward) if packs else DenseWeight(weight)
@@ -74,46 +118,45 @@ def load_decoder(folder: Path, *, dtype: torch.dtype, device: torch.device | str
             tensors.fill(out, name)
             return out
 
+        def table(name: str, on: torch.device) -> Tensor:
+            out = empty(spec.vocab_size, spec.hidden_size, on=on)
+            tensors.fill(out, name)
+            return out
+
         def stacked(names: Sequence[str], outs: Sequence[int], *rest: int) -> Tensor:
             out = empty(sum(outs), *rest)
             for name, rows in zip(names, out.split(list(outs)), strict=True):
                 tensors.fill(rows, name)
             return out
 
-        def merged(prefix: str, names: Sequence[str], m: int, outs: Sequence[int], bias: bool) -> Linear:
-            weights = [f"{prefix}.{name}.weight" for name in names]
+        def linear(prefix: str, kind: str) -> Linear:
+            m, outs = spec.linear_shapes[kind]
+            names = [f"{prefix}.{name}" for name in spec.linear_names[kind]]
+            weights = [f"{name}.weight" for name in names]
             if nf4:
                 shapes = [torch.Size((width, m)) for width in outs]
                 parts = [tensors.nf4(name, shape, device) for name, shape in zip(weights, shapes, strict=True)]
                 weight: FrozenWeight = NF4Weight(parts, dtype)
             else:
                 weight = freeze(stacked(weights, outs, m))
-            return Linear(weight, stacked([f"{prefix}.{name}.bias" for name in names], outs) if bias else None)
+            biases = [f"{name}.bias" for name in names]
+            return Linear(weight, stacked(biases, outs) if spec.biases[kind] else None)
 
-        embedding = empty(spec.vocab_size, spec.hidden_size)
-        tensors.fill(embedding, "model.embed_tokens.weight")
-        biases = {"qkv": spec.qkv_bias, "o": spec.o_bias, "gate_up": spec.mlp_bias, "down": spec.mlp_bias}
+        norms = _NORMS | (_AFTER_NORMS if spec.after_norms else {})
+        heads = ("q_norm", "k_norm") if spec.head_norms else ()
+        embedding = table(f"{tensors.inner}.embed_tokens.weight", table_device)
         layers = []
         for index in range(spec.num_layers):
-            prefix = f"model.layers.{index}"
-            linears = {
-                name: merged(prefix, TARGETS[name], m, outs, biases[name])
-                for name, (m, outs) in linear_shapes(spec).items()
-            }
-            heads = ("q_norm", "k_norm") if spec.head_norms else ()
+            prefix = f"{tensors.inner}.layers.{index}"
             layers.append(
                 Layer(
-                    attention_norm=vector(f"{prefix}.input_layernorm.weight"),
-                    mlp_norm=vector(f"{prefix}.post_attention_layernorm.weight"),
-                    **linears,
+                    **{kind: linear(prefix, kind) for kind in spec.linear_shapes},
+                    **{field: vector(f"{prefix}.{name}.weight") for field, name in norms.items()},
                     **{name: vector(f"{prefix}.self_attn.{name}.weight", spec.head_size) for name in heads},
                 )
             )
-        norm = vector("model.norm.weight")
-        output = embedding
-        if not spec.tied:
-            output = empty(spec.vocab_size, spec.hidden_size)
-            tensors.fill(output, "lm_head.weight")
-        head = freeze(output)
-        tensors.refuse_unknown(spec)
+        norm = vector(f"{tensors.inner}.norm.weight")
+        output = embedding if spec.tied else table(tensors.head, table_device if nf4_head else device)
+        head = NF4Head(output, dtype, device) if nf4_head else freeze(output)
+        tensors.refuse_unread(spec)
     return Decoder(spec, embedding, layers, norm, head)

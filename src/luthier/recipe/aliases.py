@@ -18,6 +18,7 @@ ALIASES: dict[str, str] = {
     "alpha": "lora_alpha",
     "use_rslora": "rslora",
     "peft_use_rslora": "rslora",
+    "use_dora": "dora",
     "lora_target": "lora_targets",
     "lora_target_modules": "lora_targets",
     "target_modules": "lora_targets",
@@ -41,6 +42,8 @@ ALIASES: dict[str, str] = {
     "seq_len": "sequence_len",
     "chat_template_path": "chat_template",
     "grad_checkpoint": "gradient_checkpointing",
+    "optimizer": "optim",
+    "optim_type": "optim",
     "lr": "learning_rate",
     "lr_scheduler_type": "lr_scheduler",
     "scheduler": "lr_scheduler",
@@ -68,6 +71,22 @@ DATASET_ALIASES: dict[str, str] = {
     "formatting": "type",
 }
 
+# (field, other spelling of a value) → the nearest of ours; announced as "optim: adamw_torch read as adamw"
+VALUE_ALIASES: dict[tuple[str, str], str] = {
+    ("optim", "adamw_torch"): "adamw",
+    ("optim", "adamw_torch_fused"): "adamw",
+    ("optim", "adamw_hf"): "adamw",
+    ("optim", "adamw_apex_fused"): "adamw",
+    ("optim", "paged_adamw"): "adamw",
+    ("optim", "paged_adamw_32bit"): "adamw",
+    ("optim", "adamw_bnb_8bit"): "adamw_8bit",
+    ("optim", "adamw_torch_8bit"): "adamw_8bit",
+    ("optim", "adamw8bit"): "adamw_8bit",
+    ("optim", "paged_adamw_8bit"): "adamw_8bit",
+    ("adapter_dtype", "float32"): "fp32",
+    ("adapter_dtype", "bfloat16"): "bf16",
+}
+
 _BATCH = "the batch is a budget of tokens here: 8 rows of about 512 tokens are batch_tokens: 4096"
 _MICRO = f"{_BATCH}; micro_batch_tokens bounds one pass and may stay auto"
 _PACKED = "remove the line: rows are always packed without padding and never see each other"
@@ -77,7 +96,7 @@ _ATTENTION = "remove the line: attention is chosen to fit the device"
 _TEMPLATE = "the model's own template is used; for another, write chat_template with the path of a .jinja file"
 _LINEARS = "remove the line: all linear layers of the decoder get an adapter, unless lora_targets names some"
 _WHOLE = "remove the line: this version trains adapters only, no whole layers"
-_OPTIMIZER = "remove the line: the optimizer is AdamW; learning_rate and weight_decay are its settings"
+_OPTIMIZER = "remove the line: AdamW runs with β 0.9 and 0.999, ε 1e-8; learning_rate and weight_decay are settings"
 _EVALS = "write eval_steps, the number of steps between two validations"
 _REPORT = "remove the line: every run writes events.jsonl, a report and TensorBoard files, all on this machine"
 _PUSH = "remove the line: nothing is uploaded; the finished adapter is in the run's folder"
@@ -116,8 +135,6 @@ FOREIGN: dict[str, str] = {
     "fp32": _DTYPE,
     "precision": _DTYPE,
     "tf32": "remove the line: dtype is the only setting of number formats",
-    "optim": _OPTIMIZER,
-    "optimizer": _OPTIMIZER,
     "adam_beta1": _OPTIMIZER,
     "adam_beta2": _OPTIMIZER,
     "adam_epsilon": _OPTIMIZER,
@@ -128,11 +145,9 @@ FOREIGN: dict[str, str] = {
     "sdp_attention": _ATTENTION,
     "xformers_attention": _ATTENTION,
     "template": _TEMPLATE,
-    "lora_dropout": "remove the line: the adapter has no dropout in this version",
     "lora_target_linear": _LINEARS,
     "lora_modules_to_save": _WHOLE,
     "modules_to_save": _WHOLE,
-    "use_dora": "remove the line: this version trains LoRA (adapter: lora)",
     "use_peft": "remove the line: adapter: lora is what is trained",
     "warmup_steps": "write warmup_ratio, a share of all steps: 10 steps of 200 are warmup_ratio: 0.05",
     "evals_per_epoch": _EVALS,
@@ -207,7 +222,7 @@ _LORA_ONLY = "this version trains LoRA: write adapter: lora, or qlora for a base
 
 # (field, value other tools take) → what to write here
 VALUE_ADVICE: dict[tuple[str, str], str] = {
-    ("adapter", "dora"): f"{_LORA_ONLY} (DoRA is not offered)",
+    ("adapter", "dora"): "write adapter: lora, and dora: true beside it",
     ("adapter", "none"): f"{_LORA_ONLY} (training all weights is not offered)",
     ("adapter", "full"): f"{_LORA_ONLY} (training all weights is not offered)",
     ("adapter", "freeze"): f"{_LORA_ONLY} (training single layers is not offered)",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import RecipeError
-from luthier.recipe.aliases import ALIASES, DATASET_ALIASES
+from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, VALUE_ALIASES
 from luthier.recipe.document import Document, read_document
 from luthier.recipe.messages import Loc, Problem, Source, recipe_error
 from luthier.recipe.overrides import parse_overrides
@@ -115,6 +115,9 @@ def _add(fields: _Fields, given: Iterable[tuple[str, Any, str]], inner: Mapping[
             fields.notes.append(f"{key}: read as {name}")
         if name in ("datasets", "val_datasets"):
             value = _rename_dataset_keys(value, name, fields, problems)
+        if isinstance(value, str) and (ours := VALUE_ALIASES.get((name, value.lower()))):
+            fields.notes.append(f"{name}: {value} read as {ours}")
+            value = ours
         fields.values[name] = value
     if problems:
         raise recipe_error(problems, Source(fields.places))

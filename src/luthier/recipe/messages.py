@@ -66,6 +66,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source) 
     """Every mistake that pydantic found, one a field, in the order they were written in; what is missing comes last."""
     problems: dict[Loc, Problem] = {}
     missing: list[Loc] = []
+    named_first: set[Loc] = set()  # lists whose first wrong entry is named
     meant: set[Loc] = set()  # fields that an unknown key was probably meant to be
     for entry in error.errors(include_url=False, include_context=False):
         loc = _field_loc(entry["loc"])
@@ -75,6 +76,10 @@ def problems_of(error: ValidationError, model: type[BaseModel], source: Source) 
             problems[loc], nearest = _unknown_key(loc, entry["input"], model, source)
             meant.add((*loc[:-1], nearest))
         else:
+            named = _wrong_name(loc, entry["loc"], entry["input"], model, source)
+            if named is not None and loc not in named_first:
+                problems[loc] = named  # says more than what another branch of the union said of the whole list
+                named_first.add(loc)
             problems.setdefault(loc, _wrong_value(loc, entry["input"], model, source))
     order = {loc: index for index, loc in enumerate(source.places)}
     found = sorted(problems, key=lambda loc: order.get(loc, len(order)))
@@ -158,6 +163,19 @@ def _wrong_value(loc: Loc, value: Any, model: type[BaseModel], source: Source) -
     info = _field_of(model, loc)
     what = f"{source.name(loc)} must be {allowed_text(info)}, not {shown(value)}"
     return Problem(what, where, _value_fix(str(loc[-1]), value, info))
+
+
+def _wrong_name(loc: Loc, full: Loc, value: Any, model: type[BaseModel], source: Source) -> Problem | None:
+    """The problem of one entry of a list of names; None if `full` is no such entry."""
+    places = [part for part in full[1:] if isinstance(part, int)]
+    info = _field_of(model, loc)
+    lists = [part for part in (info.annotation, *get_args(info.annotation)) for part in (part, *get_args(part))]
+    names = [get_args(part)[0] for part in lists if get_origin(part) is list]
+    if not places or not names or get_origin(names[0]) is not Literal:
+        return None
+    near = difflib.get_close_matches(value.lower(), get_args(names[0]), n=1) if isinstance(value, str) else []
+    what = f"{source.name((*loc, places[0]))} must be {_allowed(names[0])}, not {shown(value)}"
+    return Problem(what, source.where((*loc, places[0])), f"did you mean {near[0]}?" if near else "")
 
 
 def _value_fix(name: str, value: Any, info: FieldInfo) -> str:

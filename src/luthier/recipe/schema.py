@@ -52,7 +52,10 @@ class Dataset(BaseModel):
         return _text_of_path(value)
 
 
-LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LinearName = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "lm_head",
+    "embed_tokens",
+]  # fmt: skip
 
 
 class Recipe(BaseModel):
@@ -75,8 +78,15 @@ class Recipe(BaseModel):
     lora_r: int = Field(16, ge=1, le=512, description="rank of the adapter's matrices")
     lora_alpha: int = Field(32, gt=0, description="the adapter's output is scaled by lora_alpha / lora_r")
     rslora: bool = Field(False, description="scale by lora_alpha / √lora_r instead, which keeps large ranks in step")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of an adapter's inputs that training drops at random"
+    )
+    dora: bool = Field(False, description="learn the size of each output's weights apart from their direction (DoRA)")
     lora_targets: Literal["all"] | Annotated[list[LinearName], Field(min_length=1)] = Field(
-        "all", description="the linear layers that get an adapter"
+        "all", description="the layers that get an adapter; all is every linear one within the decoder's layers"
+    )
+    adapter_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="number format of the adapter and its gradient; bf16 is rounded at random"
     )
 
     # On what
@@ -98,7 +108,12 @@ class Recipe(BaseModel):
     batch_tokens: Count | Auto = Field("auto", description="tokens of one optimizer step")
     micro_batch_tokens: Count | Auto = Field("auto", description="tokens of one forward and backward pass")
     gradient_checkpointing: bool = Field(False, description="run each layer twice instead of keeping what it made")
+    nf4_head: bool = Field(False, description="hold the output head in 4 bits, too, where the base is")
+    embedding_on_host: bool = Field(False, description="look embeddings up in host memory, and move only those rows")
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = Field("auto", description="highest learning rate")
+    optim: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="AdamW, with its two moments in float32 or in 8 bits"
+    )
     lr_scheduler: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine", description="course of the learning rate after warmup; wsd holds, then falls"
     )
@@ -184,6 +199,25 @@ def _impossible_combinations(recipe: Recipe, source: Source) -> list[Problem]:
             f"early_stopping_patience is {recipe.early_stopping_patience}, but val_set_size is 0 and there are no "
             "val_datasets, so nothing can improve",
             "set val_set_size to 0.05, or early_stopping_patience to 0",
+        )
+    if recipe.nf4_head and not recipe.nf4:
+        refuse(
+            "nf4_head",
+            f"nf4_head is for a base in 4 bits, and adapter is {recipe.adapter}",
+            "write adapter: qlora, or set nf4_head to false",
+        )
+    tables = [name for name in ("lm_head", "embed_tokens") if name in recipe.lora_targets]
+    if recipe.dora and tables:
+        refuse(
+            "dora",
+            f"dora is for the linear layers, and lora_targets names {' and '.join(tables)}",
+            "set dora to false, or take them out of lora_targets",
+        )
+    if recipe.dora and recipe.adapter_dtype == "bf16":
+        refuse(
+            "dora",
+            "dora scales each output by a number near 1, for which bf16 has three digits, and adapter_dtype is bf16",
+            "set adapter_dtype to fp32, or dora to false",
         )
     batch, micro = recipe.batch_tokens, recipe.micro_batch_tokens
     if batch != "auto" and micro != "auto" and micro > batch:

@@ -11,12 +11,14 @@ from luthier.data.records import Message
 from luthier.data.render import Renderer
 from luthier.data.template import load_template
 from luthier.data.tokenizer import Tokenizer
-from luthier.models.adapter_files import CONFIG_FILE, load_adapter
+from luthier.models.adapter_files import CONFIG_FILE, load_adapter, read_held
+from luthier.models.answer_text import AnswerText
 from luthier.models.decoder import Decoder
 from luthier.models.device import choose_place, keep_freed_memory
 from luthier.models.generate import Sampling, generate
 from luthier.models.lora import Adapter
 from luthier.models.store import resolve_model
+from luthier.models.unpack import unpack_to_answer
 from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe, load_recipe
 from luthier.train.checkpoint import newest_good
@@ -41,6 +43,7 @@ class Chat:
         base: bool = False,
         max_new_tokens: int = 512,
         sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the answer piece by piece.
 
@@ -49,6 +52,7 @@ class Chat:
             base: answer without the adapter.
             max_new_tokens: the answer is cut there.
             sampling: None is greedy.
+            stops: text that ends the answer, which is returned without it.
 
         Raises:
             ModelError: the model has no chat template, or the conversation does not fit its positions.
@@ -62,8 +66,7 @@ class Chat:
                 f"the conversation has {len(ids)} tokens; the model takes {self.decoder.spec.max_positions}",
                 fix="start a new conversation",
             )
-        made: list[int] = []
-        shown = ""
+        text = AnswerText(self.renderer.tokenizer.decode, stops)
         for token in generate(
             self.decoder,
             ids,
@@ -72,14 +75,11 @@ class Chat:
             adapter=None if base else self.adapter,
             sampling=sampling,
         ):
-            made.append(token)
-            text = self.renderer.tokenizer.decode(made)
-            # A character of several tokens decodes to U+FFFD until its last one is there.
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        rest = self.renderer.tokenizer.decode(made)[len(shown) :]
-        if rest:
+            if piece := text.add(token):
+                yield piece
+            if text.ended:
+                return
+        if rest := text.finish():
             yield rest
 
     def answer(
@@ -89,9 +89,11 @@ class Chat:
         base: bool = False,
         max_new_tokens: int = 512,
         sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
     ) -> str:
         """The whole answer; arguments as in `stream`."""
-        return "".join(self.stream(messages, base=base, max_new_tokens=max_new_tokens, sampling=sampling))
+        pieces = self.stream(messages, base=base, max_new_tokens=max_new_tokens, sampling=sampling, stops=stops)
+        return "".join(pieces)
 
     def close(self) -> None:
         """End the template's process."""
@@ -99,12 +101,19 @@ class Chat:
             self.renderer.template.close()
 
 
+def _run_of(path: Path) -> Path | None:
+    """The run folder that `path` is, or is the adapter or a checkpoint of."""
+    folders = (path, path.absolute().parent, path.absolute().parent.parent)
+    return next((folder for folder in folders if (folder / EVENTS_FILE).is_file()), None)
+
+
 def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat:
     """Load a run, a PEFT adapter folder, or a base model, to talk to it.
 
     Args:
         what: a run folder (its adapter, or its newest checkpoint while it is unfinished), an adapter folder, or
-            anything that `base_model` takes.
+            anything that `base_model` takes. An adapter answers over the base it was trained over: as the recipe of the
+            run says that the folder is in, else as the adapter itself notes.
         device, dtype: as in the recipe.
 
     Raises:
@@ -112,19 +121,23 @@ def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat
         ModelError: the base model is not on this machine, or the adapter does not fit it.
     """
     path = Path(what)
-    template_file, adapter_dir, note, nf4 = None, None, "", False
-    if (path / EVENTS_FILE).is_file():
-        recipe: Recipe = load_recipe(path / "recipe.yaml").recipe
-        base_model, template_file, nf4 = recipe.base_model, recipe.chat_template, recipe.nf4
+    template_file, adapter_dir, note, held = None, None, "", {}
+    if (path / CONFIG_FILE).is_file():
+        adapter_dir = path
+    elif (path / EVENTS_FILE).is_file():
         adapter_dir = path / "adapter"
         if not adapter_dir.is_dir():
             adapter_dir, _ = newest_good(path)
             if adapter_dir is None:
                 raise RunError("the run has no adapter and no checkpoint yet", where=str(path))
             note = f"the run is not finished; this is its checkpoint {adapter_dir.name}"
-    elif (path / CONFIG_FILE).is_file():
-        adapter_dir = path
-        base_model = read_json(path / CONFIG_FILE)["base_model_name_or_path"]
+    if (run := _run_of(path)) is not None:
+        recipe: Recipe = load_recipe(run / "recipe.yaml").recipe
+        base_model, template_file = recipe.base_model, recipe.chat_template
+        held = {"nf4": recipe.nf4, "nf4_head": recipe.nf4_head, "embedding_on_host": recipe.embedding_on_host}
+    elif adapter_dir is not None:
+        base_model = read_json(adapter_dir / CONFIG_FILE)["base_model_name_or_path"]
+        held = read_held(adapter_dir)
     else:
         base_model = str(what)
     model_dir = resolve_model(base_model)
@@ -133,6 +146,7 @@ def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat
     tokenizer = Tokenizer(model_dir)
     file = Path(template_file) if template_file else None
     template = load_template(tokenizer, today=date.today(), file=file)
-    decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device, nf4=nf4)
-    adapter = load_adapter(adapter_dir, decoder.spec, device=place.device) if adapter_dir else None
+    decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device, **held)
+    unpack_to_answer(decoder)
+    adapter = load_adapter(adapter_dir, decoder.spec, device=place.device, base=decoder) if adapter_dir else None
     return Chat(str(what), decoder, adapter, Renderer(tokenizer, template), note)

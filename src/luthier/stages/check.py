@@ -11,6 +11,7 @@ from luthier.models.spec import Spec
 from luthier.models.weights import base_bytes
 from luthier.recipe import Recipe
 from luthier.stages.prepare import Prepared, Say, prepare
+from luthier.train.optim import DTYPES, state_bytes, trained_bytes
 
 DISK_RESERVE = 64 * 2**20  # events, report, TensorBoard files
 PROCESS_BYTES = 450 * 2**20  # Python, torch and its libraries, measured
@@ -37,15 +38,24 @@ class Check:
     warnings: list[str]
 
 
-def activation_bytes(spec: Spec, width: int, *, recompute: bool = False) -> int:
+def held_bytes(spec: Spec, width: int) -> int:
+    """Bytes of a layer's weights that are held unpacked beside the largest, where layers over NF4 run twice."""
+    sizes = [m * sum(outs) for m, outs in spec.linear_shapes.values()]
+    return (sum(sizes) - max(sizes)) * width
+
+
+def activation_bytes(spec: Spec, width: int, *, recompute: bool = False, dora: bool = False) -> int:
     """Bytes a token that the backward pass keeps, in a dtype of `width` bytes: what each op of each layer saves.
 
-    With `recompute` the input of every layer, and what the ops of one save.
+    With `recompute` the input of every layer, and what the ops of one save. DoRA also keeps what each linear gives.
     """
     d, f, (q, k, v) = spec.hidden_size, spec.ffn_size, spec.qkv_sizes
     layer = (
         2 * d + 2 * d + (q + k + v) + q + 2 * f + f
     )  # norm inputs, linear inputs, packed q|k|v, o's, SwiGLU's, down's
+    layer += 2 * d * spec.after_norms + (q + k + v) * spec.head_norms  # the inputs of those norms
+    if dora:
+        layer += sum(sum(outs) for _, outs in spec.linear_shapes.values())
     return (spec.num_layers * d + layer if recompute else spec.num_layers * layer) * width
 
 
@@ -91,9 +101,10 @@ def costs(prepared: Prepared) -> Check:
     """
     recipe, spec = prepared.recipe, prepared.spec
     run_dir = Path(recipe.output_dir)
-    parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets))
+    parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets), dora=recipe.dora)
     # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
-    disk = (recipe.keep_checkpoints + 2) * 12 * parameters + 4 * parameters + DISK_RESERVE
+    weights = parameters * DTYPES[recipe.adapter_dtype].itemsize
+    disk = (recipe.keep_checkpoints + 2) * (weights + state_bytes(parameters, recipe.optim)) + weights + DISK_RESERVE
     free = free_disk(run_dir)
     if free < disk:
         raise RunError(
@@ -105,11 +116,19 @@ def costs(prepared: Prepared) -> Check:
     stream = max(prepared.settings.micro_batch_tokens, longest)
     width = prepared.place.dtype.itemsize
     needed = int(
-        base_bytes(spec, prepared.place.dtype, prepared.place.device, nf4=recipe.nf4)
-        + 16 * parameters
+        base_bytes(
+            spec,
+            prepared.place.dtype,
+            prepared.place.device,
+            nf4=recipe.nf4,
+            nf4_head=recipe.nf4_head,
+            embedding_on_host=recipe.embedding_on_host,
+        )
+        + trained_bytes(parameters, recipe.optim, recipe.adapter_dtype)
         + stream
-        * activation_bytes(spec, width, recompute=recipe.gradient_checkpointing)
+        * activation_bytes(spec, width, recompute=recipe.gradient_checkpointing, dora=recipe.dora)
         * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
+        + (held_bytes(spec, width) if recipe.nf4 and recipe.gradient_checkpointing else 0)
         + 3 * 256 * spec.vocab_size * width
         + PROCESS_BYTES
     )

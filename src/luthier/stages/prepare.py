@@ -14,6 +14,7 @@ from luthier.data.template import load_template
 from luthier.data.tokenizer import Tokenizer
 from luthier.models.device import Place, choose_place
 from luthier.models.folder import ModelFacts, check_model_folder
+from luthier.models.lora import TABLE_TARGETS
 from luthier.models.spec import Spec, read_spec
 from luthier.models.store import resolve_model
 from luthier.recipe import Recipe
@@ -98,10 +99,13 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
             where=f"adapter: {recipe.adapter}",
             fix="write adapter: qlora",
         )
+    _require_targets(recipe, spec)
     place = choose_place(recipe.device, recipe.dtype)
     today = today or date.today()
     renderer = open_renderer(model_dir, recipe.chat_template, today=today)
     accounts = Accounts()
+    if spec.left_out:
+        accounts.notes.append("the model also reads images; only its text part is loaded and trained")
     train_records, val_records = read_sources(recipe, accounts)
     check_leaks(train_records, val_records, recipe, accounts)
     train = _rows(train_records, "training rows", renderer, recipe, accounts, say)
@@ -121,6 +125,21 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
         data_hash=hash_bytes(*(part.tobytes() for row in [*train, *val] for part in (row.ids, row.mask))),
         settings=decide(recipe, spec, [len(row.ids) for row in train], on_gpu=place.device.type == "cuda"),
     )
+
+
+def _require_targets(recipe: Recipe, spec: Spec) -> None:
+    """Refuse `lora_targets` that the model has not.
+
+    Raises:
+        RecipeError: there are such.
+    """
+    if recipe.lora_targets == "all":
+        return
+    has = (*spec.targets, *TABLE_TARGETS)
+    if unknown := [name for name in recipe.lora_targets if name not in has]:
+        raise RecipeError(
+            f"the model has no {' and no '.join(unknown)}", where="lora_targets", fix=f"choose of {', '.join(has)}"
+        )
 
 
 def _rows(

@@ -33,7 +33,8 @@ from luthier.stages.interrupt import Interrupt
 from luthier.stages.prepare import Say, prepare
 from luthier.stages.samples import answer_samples, choose_samples
 from luthier.train.checkpoint import Progress, damage, folder_of, load_checkpoint, newest_good
-from luthier.train.loop import fit, make_optimizer
+from luthier.train.loop import fit
+from luthier.train.optim import DTYPES, make_optimizer
 from luthier.train.tensorboard import TensorBoard
 
 PACKAGES = ("luthier", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -171,7 +172,14 @@ class _Run:
         self.base_model = str(self.prepared.model_dir) if local else self.recipe.base_model
         keep_freed_memory()
         prepared, recipe, device = self.prepared, self.recipe, self.prepared.place.device
-        self.decoder = load_decoder(prepared.model_dir, dtype=prepared.place.dtype, device=device, nf4=recipe.nf4)
+        self.decoder = load_decoder(
+            prepared.model_dir,
+            dtype=prepared.place.dtype,
+            device=device,
+            nf4=recipe.nf4,
+            nf4_head=recipe.nf4_head,
+            embedding_on_host=recipe.embedding_on_host,
+        )
         if recipe.gradient_checkpointing:
             self.decoder.recomputed = range(prepared.spec.num_layers)
         self.adapter = Adapter(
@@ -180,9 +188,13 @@ class _Run:
             recipe.lora_alpha,
             targets=named_targets(recipe.lora_targets),
             rslora=recipe.rslora,
+            dropout=recipe.lora_dropout,
+            dora=recipe.dora,
             seed=recipe.seed,
+            dtype=DTYPES[recipe.adapter_dtype],
             device=device,
         )
+        self.adapter.start_magnitudes(self.decoder.layers)
         self.optimizer = make_optimizer(self.adapter, recipe)
 
     def emit(self, event: str, **fields: Any) -> None:
@@ -350,7 +362,9 @@ class _Run:
         self._answer(decoder, adapter, samples, "after")
         path = self.run_dir / "adapter"
         with atomic_folder(path) as folder:
-            save_adapter(adapter, folder, base_model=self.base_model)
+            save_adapter(
+                adapter, folder, base_model=self.base_model, nf4=self.recipe.nf4, nf4_head=self.recipe.nf4_head
+            )
         return path, comparison
 
     def _end(self, status: str, progress: Progress) -> None:

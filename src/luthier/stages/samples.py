@@ -7,7 +7,7 @@ from luthier.core.files import hash_bytes
 from luthier.data.records import Record
 from luthier.data.render import Renderer
 from luthier.models.decoder import Decoder
-from luthier.models.generate import generate
+from luthier.models.generate import generate_batch
 from luthier.models.lora import Adapter
 from luthier.stages.prepare import Say
 
@@ -33,21 +33,25 @@ def answer_samples(
     max_new_tokens: int,
     say: Say | None = None,
 ) -> list[dict[str, Any]]:
-    """Greedy answers to each record's last user turn: prompt, answer, expected, record_id, complete."""
-    answers = []
-    stop_ids = renderer.stop_ids() if records else frozenset()
-    for index, record in enumerate(records):
-        ids = renderer.render_prompt(record.messages[:-1])
-        made = list(generate(decoder, ids, stop_ids=stop_ids, max_new_tokens=max_new_tokens, adapter=adapter))
-        answers.append(
-            {
-                "prompt": record.messages[-2].content,
-                "answer": renderer.tokenizer.decode(made),
-                "expected": record.messages[-1].content,
-                "complete": len(made) < max_new_tokens,
-                "record_id": record.id,
-            }
-        )
-        if say is not None:
-            say("sample answers", index + 1, len(records))
-    return answers
+    """Greedy answers to each record's last user turn, all at once: prompt, answer, expected, record_id, complete."""
+    if not records:
+        return []
+    answers = generate_batch(
+        decoder,
+        [renderer.render_prompt(record.messages[:-1]) for record in records],
+        decode=renderer.tokenizer.decode,
+        stop_ids=renderer.stop_ids(),
+        max_new_tokens=max_new_tokens,
+        adapter=adapter,
+        progress=None if say is None else lambda done, total: say("sample answers", done, total),
+    )
+    return [
+        {
+            "prompt": record.messages[-2].content,
+            "answer": answer.text,
+            "expected": record.messages[-1].content,
+            "complete": answer.complete,
+            "record_id": record.id,
+        }
+        for record, answer in zip(records, answers, strict=True)
+    ]

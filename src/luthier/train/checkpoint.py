@@ -2,11 +2,11 @@
 
     checkpoints/step-000050/
         adapter_model.safetensors, adapter_config.json   the adapter, as PEFT reads it
-        optimizer.safetensors                            AdamW's two moments, flat like the adapter
+        optimizer.safetensors                            AdamW's two moments as they are held, flat like the adapter
         state.json                                       step, best validation, counters
         manifest.json                                    size and sha256 of the others, written last
 
-There is no random state: the order of rows follows from the seed and the step, and nothing else in a step draws.
+There is no random state: the order of rows, the rounding of bf16 weights and dropout follow from the seed and the step.
 """
 
 import shutil
@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch.optim import AdamW
 
 from luthier.core.errors import RunError
 from luthier.core.files import atomic_folder, hash_file, read_json, write_json
 from luthier.models.adapter_files import WEIGHTS_FILE, save_adapter
 from luthier.models.lora import Adapter
+from luthier.train.optim import DTYPES, Optimizer, restore
 
-FOLDER, MANIFEST = "checkpoints", "manifest.json"
+FOLDER, MANIFEST, OPTIMIZER = "checkpoints", "manifest.json", "optimizer.safetensors"
 
 
 @dataclass
@@ -42,7 +42,9 @@ def folder_of(run_dir: Path, step: int) -> Path:
     return run_dir / FOLDER / f"step-{step:06d}"
 
 
-def save_checkpoint(run_dir: Path, progress: Progress, adapter: Adapter, optimizer: AdamW, *, base_model: str) -> Path:
+def save_checkpoint(
+    run_dir: Path, progress: Progress, adapter: Adapter, optimizer: Optimizer, *, base_model: str
+) -> Path:
     """Write the checkpoint of `progress.step`, unless it is there already and whole; returns its folder."""
     path = folder_of(run_dir, progress.step)
     if path.exists():
@@ -51,10 +53,7 @@ def save_checkpoint(run_dir: Path, progress: Progress, adapter: Adapter, optimiz
         shutil.rmtree(path)
     with atomic_folder(path) as folder:
         save_adapter(adapter, folder, base_model=base_model)
-        moments = optimizer.state.get(adapter.flat)
-        if moments:
-            tensors = {name: moments[name].cpu() for name in ("exp_avg", "exp_avg_sq")}
-            save_file(tensors, folder / "optimizer.safetensors")
+        save_file({name: tensor.cpu() for name, tensor in optimizer.tensors().items()}, folder / OPTIMIZER)
         write_json(folder / "state.json", asdict(progress))
         files = {file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in folder.iterdir()}
         write_json(folder / MANIFEST, {"format": 1, "files": files})
@@ -94,20 +93,27 @@ def newest_good(run_dir: Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
-def load_checkpoint(folder: Path, adapter: Adapter, optimizer: AdamW) -> Progress:
-    """Put the adapter's weights, the optimizer's moments and the counters back to where they were.
+def load_checkpoint(folder: Path, adapter: Adapter, optimizer: Optimizer) -> Progress:
+    """Put the adapter's weights, the optimizer's moments and the counters back to where they were, bit for bit.
 
     Raises:
-        RunError: the checkpoint was made with another model or rank.
+        RunError: the checkpoint was made with another model, rank, `adapter_dtype` or `optim`.
     """
-    if misfit := adapter.fill(load_file(folder / WEIGHTS_FILE)):
+    weights = load_file(folder / WEIGHTS_FILE)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    now, was = names[adapter.flat.dtype], {names.get(tensor.dtype, str(tensor.dtype)) for tensor in weights.values()}
+    if was != {now}:
+        others = " and ".join(sorted(was - {now}))
+        raise RunError(
+            f"the checkpoint was made with adapter_dtype: {others}, and this run has {now}",
+            where=str(folder),
+            fix=f"write adapter_dtype: {others} in the run's recipe.yaml, or start a new run",
+        )
+    if misfit := adapter.fill(weights):
         raise RunError(f"the checkpoint was made with another model or lora_r: {misfit}", where=str(folder))
     progress = Progress(**read_json(folder / "state.json"))
-    moments = folder / "optimizer.safetensors"
-    if moments.is_file():
-        tensors = {name: tensor.to(adapter.flat.device) for name, tensor in load_file(moments).items()}
-        step = adapter.flat.new_tensor(float(progress.step))
-        optimizer.state[adapter.flat] = {"step": step, **tensors}
+    if progress.step:
+        restore(optimizer, load_file(folder / OPTIMIZER), progress.step, where=str(folder))
     return progress
 
 

@@ -9,9 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from torch.optim import AdamW
-
 from luthier.core.errors import RunError
 from luthier.data.collate import collate
 from luthier.data.render import Row
@@ -21,6 +18,7 @@ from luthier.models.lora import Adapter
 from luthier.recipe import Recipe
 from luthier.train.checkpoint import Progress, prune, save_checkpoint
 from luthier.train.objective import sft_loss
+from luthier.train.optim import Optimizer, gradient_norm
 from luthier.train.schedule import factor
 from luthier.train.settings import Settings
 
@@ -28,15 +26,10 @@ Emit = Callable[..., None]  # emit("step", loss=…): writes one event
 Validate = Callable[[int], tuple[float, int]]  # step → token-weighted loss, label tokens; None: no validation
 
 
-def make_optimizer(adapter: Adapter, recipe: Recipe) -> AdamW:
-    """AdamW over the one flat buffer, in one fused update (β 0.9, 0.999)."""
-    return AdamW([adapter.flat], lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-
-
 def fit(
     decoder: Decoder,
     adapter: Adapter,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     rows: Sequence[Row],
     *,
     recipe: Recipe,
@@ -78,22 +71,23 @@ def fit(
         label_tokens = sum(int(rows[i].mask.sum()) for microstep in microsteps for i in microstep)
         tokens = sum(len(rows[i].ids) for microstep in microsteps for i in microstep)
         loss, computed_tokens = 0.0, 0
-        for microstep in microsteps:
+        for number, microstep in enumerate(microsteps):
             if should_stop():
                 adapter.grad.zero_()
                 save()
                 emit("interrupted", step=progress.step)
                 return "interrupted"
-            stream = collate([rows[i] for i in microstep])
+            stream = collate([rows[i] for i in microstep], border=decoder.spec.rope.border)
             segments = Segments.of(stream.lengths, decoder.device, parents=stream.parents)
             logprobs = decoder.logprobs(
-                stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter
-            )
+                stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter,
+                drop=adapter.drop_seed(progress.step, number),
+            )  # fmt: skip
             part = sft_loss(logprobs) / label_tokens
             part.backward()
             loss += part.item()
             computed_tokens += len(stream.tokens)
-        norm = _clip(adapter, recipe.max_grad_norm)
+        norm = gradient_norm(adapter.grad)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             adapter.grad.zero_()
             raise RunError(
@@ -105,8 +99,7 @@ def fit(
         rate = settings.learning_rate * factor(
             progress.step + 1, settings.total_steps, kind=recipe.lr_scheduler, warmup_ratio=recipe.warmup_ratio
         )
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
+        optimizer.step(rate, recipe.max_grad_norm / norm if norm > recipe.max_grad_norm else 1.0)
         adapter.grad.zero_()
         seconds = time.monotonic() - began
         progress.step += 1
@@ -134,14 +127,6 @@ def fit(
         if due or last or progress.step % settings.save_steps == 0:
             save()
     return "finished"
-
-
-def _clip(adapter: Adapter, max_norm: float) -> float:
-    """Scale the gradient down to `max_norm` if it is longer; returns its norm before."""
-    norm = torch.linalg.vector_norm(adapter.grad).item()
-    if norm > max_norm:
-        adapter.grad.mul_(max_norm / norm)
-    return norm
 
 
 def _validation(validate: Validate, progress: Progress, emit: Emit) -> None:
