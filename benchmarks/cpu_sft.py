@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 ROWS_A_STEP, MAX_TOKENS, RANK, ALPHA, RATE = 8, 512, 16, 32, 2e-4
 
 
-def make_rows(model: str, data: Path, number: int, out: Path) -> None:
-    """Render `number` rows of `data` spread over the file, at most MAX_TOKENS long, and write ids and masks."""
+def make_rows(model: str, data: Path, number: int, out: Path, *, max_tokens: int = MAX_TOKENS) -> None:
+    """Render `number` rows of `data` spread over the file, at most `max_tokens` long, and write ids and masks."""
     from collections import Counter
 
     from luthier.data.read import read_records
@@ -38,7 +38,7 @@ def make_rows(model: str, data: Path, number: int, out: Path) -> None:
     folder = resolve_model(model)
     renderer = open_renderer(folder, None, today=date.today())
     records = read_records(data).records
-    rows = build_rows(records, renderer, sequence_len=MAX_TOKENS, too_long="drop", counts=Counter())
+    rows = build_rows(records, renderer, sequence_len=max_tokens, too_long="drop", counts=Counter())
     picked = rows[:: max(1, len(rows) // number)][:number]
     assert len(picked) == number, f"{data} has only {len(rows)} rows"
     values = [{"ids": row.ids.tolist(), "mask": row.mask.tolist()} for row in picked]
