@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test lint test-gpu benchmark benchmark-curation clean
+.PHONY: quickstart test lint test-gpu benchmark benchmark-gpu benchmark-curation clean
 
 # The three commands a user would type; each run gets a folder of its own.
 quickstart: $(READY) data/python-stdlib.jsonl
@@ -30,6 +30,12 @@ lint: $(READY)
 benchmark: $(READY) .venv-bench/.ready data/python-stdlib.jsonl
 	$(BIN)/luthier model add smollm2-135m
 	$(BIN)/python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python
+	$(BIN)/python benchmarks/loss_curve.py --peer-python .venv-bench/bin/python
+	$(BIN)/python benchmarks/generate.py
+
+# Steps and kernels on a GPU, beside what is installed of TRL, Liger and Unsloth; without a GPU, a dry run.
+benchmark-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu/run.py
 
 # Curation: speed, side by side with semhash and datasketch, and what an injection of known defects finds.
 # DATA is a folder with dolly_3k.json, gsm8k_train.jsonl, human_eval.jsonl, codegen_instruct.json, pii_synth_v2.json.
@@ -38,8 +44,9 @@ benchmark-curation: $(READY) .venv-bench/.ready
 	$(BIN)/python benchmarks/curation/injection.py --half reported --personal $(DATA)/pii_synth_v2.json \
 		--pools dolly=$(DATA)/dolly_3k.json gsm8k=$(DATA)/gsm8k_train.jsonl \
 		human_eval=$(DATA)/human_eval.jsonl code=$(DATA)/codegen_instruct.json
-	$(BIN)/python benchmarks/curation/dedup_peers.py --peer-python .venv-bench/bin/python
+	$(BIN)/python benchmarks/curation/dedup_peers.py --peer-python .venv-bench/bin/python --embeddings smollm2-135m
 	$(BIN)/python benchmarks/curation/speed.py --embeddings smollm2-135m
+	$(BIN)/python benchmarks/curation/ifd.py --rows $(DATA)/dolly_3k.json --number 300
 
 .venv-bench/.ready: constraints.txt
 	$(PYTHON) -m venv .venv-bench
