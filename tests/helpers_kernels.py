@@ -35,27 +35,39 @@ def kernel(op: str) -> ModuleType:
     return import_module(f"luthier.kernels.{op}.triton")
 
 
-def compare(op: Op, naive: Op, inputs: list[Tensor], *, frozen: int = 0) -> None:
+def compare(op: Op, naive: Op, inputs: list[Tensor], *, frozen: int = 0, terms: Op | None = None) -> None:
     """Output and gradients of `op` against `naive`; the last `frozen` inputs get none.
 
     In float64 they must agree to 1e-10; in float32 and bf16 the op must stay within the naive form's error budget.
+
+    Args:
+        terms: of an op that only multiplies and adds, the naive form with its constants' magnitudes. From the inputs'
+            magnitudes it makes, for each result, the sum of its terms' magnitudes. That is what rounding errors are a
+            share of, and so the floor: of one number that is left of a sum in which all cancels, they are any share.
     """
 
-    def run(f: Op, dtype: torch.dtype) -> list[Tensor]:
-        taken = [x.detach().clone().to(dtype) for x in inputs]
+    def run(f: Op, dtype: torch.dtype, *, magnitudes: bool = False) -> list[Tensor]:
+        def sized(x: Tensor) -> Tensor:
+            return x.detach().abs() if magnitudes else x.detach().clone()
+
+        taken = [sized(x).to(dtype) for x in inputs]
         free = taken[: len(taken) - frozen]
         for x in free:
             x.requires_grad_()
         y = f(*taken)
-        y.backward(randn(*y.shape, seed=99).to(y.dtype))
+        y.backward(sized(randn(*y.shape, seed=99)).to(y.dtype))
         return [y.detach(), *[x.grad for x in free]]
 
     truth = run(naive, torch.float64)
+    sums = truth if terms is None else run(terms, torch.float64, magnitudes=True)
     for ours, true in zip(run(op, torch.float64), truth, strict=True):
         assert_same(ours, true, tolerance=1e-10)
     for dtype, margin in MARGIN.items():
-        for i, (ours, plain, true) in enumerate(zip(run(op, dtype), run(naive, dtype), truth, strict=True)):
+        made = zip(run(op, dtype), run(naive, dtype), truth, sums, strict=True)
+        for i, (ours, plain, true, whole) in enumerate(made):
             floor = margin if true.numel() > FEW else ROUNDING[dtype]
+            if terms is not None:
+                floor *= (whole.max() / true.abs().max().clamp(min=1e-30)).item()
             assert_within_budget(ours, plain, true, margin=floor, what=f"{dtype} tensor {i}")
 
 

@@ -59,6 +59,7 @@ def test_check_tells_what_will_happen_and_touches_nothing(desk: Desk, recipe: st
     out, _ = desk.run("check", recipe, *FAST, "output_dir=runs/checked", "max_steps=7")
     for text in ("40 rows", "32 to train on, 8 held out", "7 of about 256 tokens", "LoRA, rank 2", "Ready"):
         assert text in out
+    assert "output_dir=runs/checked max_steps=7" in out.split("Next: luthier train")[1]
     assert not (desk.folder / "runs/checked").exists()
 
 

@@ -153,11 +153,14 @@ def test_stopped_and_resumed_is_straight_in_less_memory(
         ({"optim": "adamw_8bit"}, {"optim": "adamw"}, "optim: adamw_8bit, and this run has adamw"),
         ({}, {"adapter_dtype": "bf16"}, "adapter_dtype: fp32, and this run has bf16"),
         ({"adapter_dtype": "bf16"}, {"adapter_dtype": "fp32"}, "adapter_dtype: bf16, and this run has fp32"),
+        ({"lora_alpha": 8}, {"lora_alpha": 64}, "lora_alpha: 8, and this run has 64"),
+        ({}, {"rslora": True}, "rslora: false, and this run has true"),
+        ({"lora_dropout": 0.5}, {"lora_dropout": 0.25}, "lora_dropout: 0.5, and this run has 0.25"),
     ],
 )
 def test_a_checkpoint_of_another_mode_is_refused(
-    was: dict[str, str],
-    now: dict[str, str],
+    was: dict[str, Any],
+    now: dict[str, Any],
     said: str,
     chat_model: Path,
     conversations: Path,

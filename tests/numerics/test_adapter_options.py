@@ -107,7 +107,7 @@ def test_gradients(twin: tuple[Path, Any], tmp_path: Path, kind: dict[str, Any],
     save_adapter(adapter, tmp_path, base_model=str(folder))
     peft_model = as_peft(model, folder, tmp_path)
     truth = {name: g.clone() for name, g in peft_gradients(peft_model.double(), TOKENS, TARGETS).items()}
-    for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+    for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):  # why 2e-2: test_twins.py
         decoder = decoder_of(folder, dtype)
         decoder.recomputed = range(2) if recomputed else ()
         ours = our_gradients(decoder, adapter, TOKENS, TARGETS)
@@ -244,6 +244,7 @@ def test_dora_over_four_bits(tmp_path: Path) -> None:
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"ensure_weight_tying": True}, "ensure_weight_tying"),
+        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
         ({"init_lora_weights": "pissa"}, "changes the base"),
         ({"use_dora": True}, "DoRA on the head or the embedding"),
         ({"target_modules": ["lm_head", "wte"]}, "target_modules"),

@@ -53,10 +53,11 @@ def call(
 def test_a_frozen_linear_is_the_naive_form(tokens: int, n: int, m: int, biased: bool) -> None:
     weight, bias = randn(n, m, seed=1), randn(n, seed=2) if biased else None
 
-    def with_(f: Op) -> Op:
+    def with_(f: Op, weight: Tensor = weight, bias: Tensor | None = bias) -> Op:
         return lambda x: f(x, DenseWeight(weight.to(x)), None if bias is None else bias.to(x))
 
-    compare(with_(frozen_linear), with_(frozen_naive), [randn(tokens, m)])
+    terms = with_(frozen_naive, weight.abs(), None if bias is None else bias.abs())
+    compare(with_(frozen_linear), with_(frozen_naive), [randn(tokens, m)], terms=terms)
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,10 +70,12 @@ def test_adapters_are_the_naive_form(
 ) -> None:
     outs, adapted = [out for out, _ in slices], [chosen for _, chosen in slices]
     weight, bias, a, bs, starts = lora_case(m, outs, adapted, rank, biased)
+    wide, added = weight.abs(), None if bias is None else bias.abs()
     compare(
         lambda x, a, *bs: call(lora_linear, x, weight, bias, a, list(bs), starts),
         lambda x, a, *bs: call(lora_naive, x, weight, bias, a, list(bs), starts),
         [randn(tokens, m), a, *bs],
+        terms=lambda x, a, *bs: call(lora_naive, x, wide, added, a, list(bs), starts),
     )
 
 

@@ -1,5 +1,7 @@
 """Log-probabilities of chosen tokens: capped logits, seams between chunks, the Triton kernel."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch import Tensor
 from helpers_kernels import DTYPES, PLACES, Buffers, Op, compare, kernel, prove_kernel
 from helpers_numerics import randn
 from luthier.kernels.frozen_linear import DenseWeight
-from luthier.kernels.selected_logprobs import op, selected_logprobs
+from luthier.kernels.selected_logprobs import adapted_logprobs, op, selected_logprobs
 from luthier.kernels.selected_logprobs.naive import selected_logprobs as naive
 
 caps = st.sampled_from([None, 2.0, 30.0])
@@ -67,6 +69,39 @@ def test_the_gradient_is_scaled_by_each_row_and_made_once() -> None:
         f(one)[row].backward()
         alone.append(one.grad[row] * weights[row])
     torch.testing.assert_close(hidden.grad, torch.stack(alone))
+
+
+def test_a_mean_in_bf16_is_exact() -> None:
+    """1/6 rounded to bf16 would make all rows' gradients 0.2 % longer."""
+    hidden = [randn(6, 12, dtype=torch.bfloat16, grad=True) for _ in range(2)]
+    f = with_head(selected_logprobs, 6, 9, None)
+    f(hidden[0]).mean().backward()
+    f(hidden[1]).sum().backward()
+    assert torch.equal(hidden[0].grad, (hidden[1].grad.float() * (1 / 6)).bfloat16())
+
+
+class Watched(DenseWeight):
+    """Fails if logits are made while earlier ones are still held."""
+
+    last = staticmethod(lambda: None)
+    made = 0
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        assert self.last() is None, "two chunks' logits at once"
+        logits = super().forward(x, bias)
+        self.last, self.made = weakref.ref(logits), self.made + 1
+        return logits
+
+
+def test_one_chunk_of_logits_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "CPU_ROWS", 4)
+    targets = torch.arange(10)
+    head, hidden = Watched(randn(20, 12, seed=1)), randn(10, 12, grad=True)
+    selected_logprobs(hidden, head, targets).sum().backward()
+    assert head.made == 3
+    a, b = randn(2, 12, seed=2, grad=True), randn(20, 2, seed=3, grad=True)
+    adapted_logprobs(hidden, head, targets, a, b, 0.5).sum().backward()
+    assert head.made == 9
 
 
 def test_strided_rows() -> None:

@@ -181,11 +181,17 @@ def test_gradients(twin: tuple[Path, Any], tmp_path: Path, kind: dict[str, Any])
         return gradients
 
     truth = peft_gradients(torch.float64)
+    # The floor in bf16 is for the largest errors of thousands of tensors, of which PEFT's are small by luck at times:
+    # over 15 to 30 seeds of five twins, 8 of 2,580 are beyond 2 x PEFT's + 1e-2, while on average ours are the smaller
+    # ones in four of the five. What is worse on the whole shows in the mean over tensors, 0.71 to 1.32 of PEFT's here.
     for dtype, margin in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-        ours, plain = our_gradients(dtype), peft_gradients(dtype)
+        ours, plain, errors = our_gradients(dtype), peft_gradients(dtype), []
         assert ours.keys() == plain.keys() == truth.keys()
-        for name in truth:
-            assert_within_budget(ours[name], plain[name], truth[name], margin=margin, what=f"{dtype} {name}")
+        for name, true in truth.items():
+            assert_within_budget(ours[name], plain[name], true, margin=margin, what=f"{dtype} {name}")
+            errors.append([((g[name] - true).square().mean() / true.square().mean()).sqrt() for g in (ours, plain)])
+        mine, theirs = torch.tensor(errors).mean(0).tolist()
+        assert mine <= 1.5 * theirs + 1e-6, f"{dtype}: mean error {mine:.2e} of the gradients, PEFT's {theirs:.2e}"
 
 
 def test_greedy_generation(twin: tuple[Path, Any]) -> None:

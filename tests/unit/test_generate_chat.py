@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from helpers_models import make_twin
 from helpers_runs import make_chat_model, make_recipe, write_conversations
@@ -68,6 +69,57 @@ def test_an_adapter_by_itself_answers_over_the_base_it_was_trained_over(
     assert answers(tmp_path / "copied") == answers(run) == answers(run / "adapter")
     newest = max((run / "checkpoints").iterdir())
     assert answers(newest)[1] == answers(run)[1], "a checkpoint of a run is talked to over the run's base"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_run_is_talked_to_in_the_dtype_of_its_recipe(
+    run: Path, tmp_path: Path, home: Path, dtype: torch.dtype
+) -> None:
+    """Whichever of the two this machine would take by itself."""
+    name = {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+    for part in ("events.jsonl", "recipe.yaml"):
+        (tmp_path / part).write_text((run / part).read_text().replace("dtype: fp32", f"dtype: {name}"))
+    shutil.copytree(run / "adapter", tmp_path / "adapter")
+    for what in (tmp_path, tmp_path / "adapter"):
+        chat = load(what, device="cpu")
+        assert chat.decoder.dtype == dtype
+        chat.close()
+    chat = load(tmp_path, device="cpu", dtype="fp32")
+    assert chat.decoder.dtype == torch.float32
+    chat.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{broken", "damaged: Expecting property name"),
+        ("[]", "not the settings of an adapter"),
+        ('{"r": 2, "base_model_name_or_path": "m"}', "lora_alpha is missing"),
+        ('{"r": 2, "lora_alpha": 4, "base_model_name_or_path": null}', "does not say which model it is for"),
+    ],
+)
+def test_an_adapter_with_settings_that_are_none(run: Path, tmp_path: Path, home: Path, text: str, said: str) -> None:
+    shutil.copytree(run / "adapter", tmp_path / "copied")
+    (tmp_path / "copied/adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match=said):
+        load(tmp_path / "copied", device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:.*tie_word_embeddings=True")
+def test_tables_beside_an_adapter_are_compared_before_the_head_is_unpacked(
+    model: Path, tmp_path: Path, home: Path
+) -> None:
+    """PEFT writes the tables of full precision; a head in 4 bits has other numbers, unpacked too."""
+    data = write_conversations(tmp_path / "rows.jsonl")
+    targets = ["q_proj", "lm_head"]
+    run = train(
+        make_recipe(model, data, tmp_path / "run", adapter="qlora", nf4_head=True, lora_targets=targets)
+    ).run_dir
+    base = transformers.AutoModelForCausalLM.from_pretrained(model)
+    before = answers(run)
+    peft.PeftModel.from_pretrained(base, run / "adapter").save_pretrained(run / "adapter")
+    assert any("base_layer" in name for name in load_file(run / "adapter/adapter_model.safetensors"))
+    assert answers(run) == before
 
 
 def test_peft_loads_an_adapter_that_notes_its_base(run: Path, model: Path) -> None:

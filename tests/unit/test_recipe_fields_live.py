@@ -230,7 +230,7 @@ def test_parts_that_are_left_out_are_said(
     told = []
     for left_out in ((), ("vision_tower.",)):
         spec = replace(read_spec(chat_model), left_out=left_out)
-        monkeypatch.setattr("luthier.stages.prepare.read_spec", lambda folder, spec=spec: spec)
+        monkeypatch.setattr("luthier.stages.prepare.read_any_spec", lambda folder, spec=spec: spec)
         prepared = prepare(recipe)
         prepared.close()
         told.append([note for note in prepared.accounts.notes if "only its text part" in note])

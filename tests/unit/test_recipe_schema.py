@@ -65,7 +65,8 @@ ALLOWED = {
     "lora_dropout": "a number from 0 to below 1",
     "dora": "true or false",
     "lora_targets": "all or a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, qkv_proj, "
-    "gate_up_proj, lm_head or embed_tokens",
+    "gate_up_proj, query_key_value, dense, dense_h_to_4h, dense_4h_to_h, c_attn, c_proj, c_fc, fc1, fc2, in_proj, "
+    "out_proj, lm_head or embed_tokens",
     "datasets": "a list of at least one file",
     "val_datasets": "a list of files",
     "val_set_size": "a number from 0 to below 1",

@@ -8,7 +8,9 @@ import pytest
 
 from luthier.core.errors import RunError
 from luthier.core.lock import RunLock
+from luthier.evaluate.adapter_words import adapter_words
 from luthier.evaluate.summary import Answer, Validation, list_runs, read_summary
+from luthier.recipe import Recipe
 
 START = {
     "event": "start",
@@ -63,6 +65,21 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert run.heldout is not None and run.heldout.interval == (20, 30) and run.heldout_step == 2
     assert (run.tokens_per_second, run.total_tokens, run.peak_rss_bytes, run.seconds) == (20, 400, 77, 600)
     assert run.peak_gpu_bytes is None and run.started is not None and run.started.hour == 10
+
+
+def test_what_sets_an_adapter_apart_is_said(tmp_path: Path) -> None:
+    recipe = {
+        "adapter": "qlora", "lora_r": 16, "lora_targets": ["q_proj", "lm_head"], "dora": True, "rslora": True,
+        "lora_dropout": 0.1, "adapter_dtype": "bf16", "optim": "adamw_8bit", "nf4_head": True,
+        "gradient_checkpointing": True,
+    }  # fmt: skip
+    run = read_summary(_run(tmp_path / "a", {**START, "recipe": recipe}))
+    assert run.adapter == (
+        "QLoRA (base in 4 bits), rank 16 on q_proj, lm_head; DoRA, scaled by √r, dropout 0.1, weights in bf16, "
+        "AdamW in 8 bits, head in 4 bits, layers run twice"
+    )
+    for field, usual in Recipe(base_model="m", datasets=["a"], output_dir="o").model_dump().items():
+        assert adapter_words({"lora_r": 16, field: usual if field != "lora_r" else 16}) == "LoRA, rank 16", field
 
 
 def test_a_resume_supersedes_what_came_after_its_step(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """`luthier check`: what a recipe will do and what is wrong with it, before anything is loaded."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from luthier.cli.console import big, err, note, out, size, span
 from luthier.cli.progress import RunProgress
@@ -33,11 +35,14 @@ def check(
         show_check(result)
     finally:
         result.prepared.close()
-    out.print(f"Ready. Next: [bold]luthier train {recipe}[/]")
+    command = Text(shlex.join(["luthier", "train", str(recipe), *context.args]), "bold")
+    out.print(Text("Ready. Next: ").append(command), soft_wrap=True)
 
 
 def show_check(result: "Check") -> None:
     """The table of what will happen, the decisions, and the warnings."""
+    from luthier.evaluate.adapter_words import adapter_words
+
     prepared, settings = result.prepared, result.prepared.settings
     accounts = prepared.accounts
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -47,13 +52,8 @@ def show_check(result: "Check") -> None:
         "model",
         f"{prepared.recipe.base_model} ({prepared.facts.model_type}, {big(prepared.facts.parameters)} parameters)",
     )
-    targets = prepared.recipe.lora_targets
-    where = "every linear" if targets == "all" else ", ".join(targets)
-    kind = "QLoRA (base in 4 bits)" if prepared.recipe.nf4 else "LoRA"
-    table.add_row(
-        "adapter",
-        f"{kind}, rank {prepared.recipe.lora_r} on {where}, {big(result.adapter_parameters)} parameters",
-    )
+    words = adapter_words(prepared.recipe.model_dump())
+    table.add_row("adapter", f"{words} ({big(result.adapter_parameters)} parameters)")
     table.add_row("compute", prepared.place.why)
     for source in accounts.sources:
         table.add_row("data", f"{source['path']}: {source['rows']:,} rows, {source['why']}")

@@ -45,7 +45,7 @@ def row_losses(
     nll = np.zeros(len(rows))
     done = 0
     for microstep in plan_pass([len(row.ids) for row in rows], micro_batch_tokens):
-        stream = collate([rows[i] for i in microstep], border=decoder.spec.rope.border)
+        stream = collate([rows[i] for i in microstep], border=decoder.spec.border)
         segments = Segments.of(stream.lengths, decoder.device, parents=stream.parents)
         logprobs = decoder.logprobs(
             stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from luthier.core.events import EVENTS_FILE, read_events
+from luthier.evaluate.adapter_words import adapter_words
 from luthier.evaluate.event_values import mapping, number, pair, text, time
 from luthier.evaluate.interval import Comparison, verdict
 
@@ -74,7 +75,7 @@ class RunSummary:
         status: "running", "finished", "early stop", "interrupted", "failed", or "crashed": no end was written, and
             nobody is at work.
         model: name of the base model; `model_info` is all that the start event says of it.
-        adapter: "LoRA, rank 16"; `adapter_parameters` is how many numbers are trained.
+        adapter: what `adapter_words` says; `adapter_parameters` is how many numbers are trained.
         steps: as they stand now, each step once, in order; `validations` likewise.
         resumed_at: steps at which the run was taken up again.
         checkpoint_step: step of the last checkpoint written, None before the first.
@@ -224,7 +225,7 @@ def read_summary(run_dir: Path) -> RunSummary:
         started=next((when for event in events if (when := time(event)) is not None), None),
         model=text(model.get("name")),
         model_info=model,
-        adapter=_adapter_words(adapter),
+        adapter=_adapter_words(adapter, mapping(start.get("recipe"))),
         adapter_parameters=number(adapter, "parameters"),
         total_steps=None if total_steps is None else int(total_steps),
         steps=tuple(steps),
@@ -251,11 +252,9 @@ def read_summary(run_dir: Path) -> RunSummary:
     )
 
 
-def _adapter_words(adapter: Mapping[str, Any]) -> str:
-    """ "LoRA, rank 16", "QLoRA over nf4, rank 16"; "" where the event does not say."""
-    if "r" not in adapter:
-        return ""
-    return f"{'QLoRA over nf4' if adapter.get('base') == 'nf4' else 'LoRA'}, rank {adapter['r']}"
+def _adapter_words(adapter: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """As `adapter_words`; "" where the event does not say."""
+    return adapter_words({**recipe, "lora_r": adapter["r"]}) if "r" in adapter else ""
 
 
 def _train_step(step: int, event: Mapping[str, Any]) -> TrainStep:

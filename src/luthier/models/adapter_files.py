@@ -13,9 +13,9 @@ from torch import Tensor
 from luthier.core.errors import ModelError
 from luthier.core.files import read_json, write_json
 from luthier.models.decoder import Decoder
-from luthier.models.lora import ALL_TARGETS, TABLE_TARGETS, Adapter
+from luthier.models.fallback_spec import AnySpec, FallbackSpec
+from luthier.models.lora import ALL_TARGETS, TABLE_TARGETS, Adapter, adaptable_names
 from luthier.models.nf4_head import NF4Head
-from luthier.models.spec import Spec
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Settings of PEFT that change what an adapter computes, each with the value that we run.
@@ -23,13 +23,13 @@ _PLAIN: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "lora_bias": False,
-    "fan_in_fan_out": False,
     "rank_pattern": {},
     "alpha_pattern": {},
     "modules_to_save": None,
     "layer_replication": None,
     "ensure_weight_tying": False,
     "use_qalora": False,
+    "alora_invocation_tokens": None,  # acts from these tokens on only
 }
 # Starts that leave the base as it is; others (PiSSA, OLoRA, CorDA …) move a part of the base into the adapter.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
@@ -54,13 +54,32 @@ def save_adapter(adapter: Adapter, folder: Path, *, base_model: str, nf4: bool =
         "use_rslora": adapter.rslora,
         "use_dora": adapter.dora,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": adapter.spec.transposed,
         "inference_mode": True,
     }
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in adapter.named().items()}
     held = {name: "true" for name, value in (("nf4", nf4), ("nf4_head", nf4_head)) if value}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", **held})
     write_json(folder / CONFIG_FILE, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of the adapter in `folder`.
+
+    Raises:
+        ModelError: there are none, they are damaged, or they lack rank or scale.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise ModelError(f"not an adapter folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}", where=str(folder))
+    try:
+        config = read_json(file)
+    except ValueError as error:
+        raise ModelError(f"damaged: {error}", where=str(file)) from None
+    lora = isinstance(config, dict) and config.get("peft_type", "LORA") == "LORA"  # other kinds are refused by name
+    if not isinstance(config, dict) or (lora and not {"r", "lora_alpha"} <= config.keys()):
+        raise ModelError("these are not the settings of an adapter: r or lora_alpha is missing", where=str(file))
+    return config
 
 
 def read_held(folder: Path) -> dict[str, bool]:
@@ -80,10 +99,13 @@ def read_held(folder: Path) -> dict[str, bool]:
 
 def _target_modules(adapter: Adapter) -> list[str] | str:
     """Names; where other parts of the model have linears of the same names, a pattern that meets only ours."""
-    names = sorted(adapter.targets)
-    if not adapter.spec.left_out:
+    names, spec = sorted(adapter.targets), adapter.spec
+    if isinstance(spec, FallbackSpec) and spec.exact_names:
+        inner = sorted({re.escape(name) for pairs in adapter.layers for name in pairs})
+        return rf"{re.escape(spec.layers_path)}\.\d+\.({'|'.join(inner)})"
+    if not spec.left_out:
         return names
-    return rf"({re.escape(adapter.spec.peft_prefix)}\..*\.)?({'|'.join(names)})"
+    return rf"({re.escape(spec.peft_prefix)}\..*\.)?({'|'.join(names)})"
 
 
 def _adapted(stored: Mapping[str, Tensor]) -> set[str]:
@@ -92,7 +114,7 @@ def _adapted(stored: Mapping[str, Tensor]) -> set[str]:
 
 
 def load_adapter(
-    folder: Path, spec: Spec, *, device: torch.device | str = "cpu", base: Decoder | None = None
+    folder: Path, spec: AnySpec, *, device: torch.device | str = "cpu", base: Decoder | None = None
 ) -> Adapter:
     """Read an adapter for a model of `spec`; written by Luthier or by PEFT.
 
@@ -103,13 +125,12 @@ def load_adapter(
     Raises:
         ModelError: files missing or damaged, an adapter kind that we do not run, or one made for another model.
     """
-    where = str(folder)
-    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise ModelError(f"not an adapter folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}", where=where)
-    config = read_json(folder / CONFIG_FILE)
+    where, config = str(folder), read_config(folder)
     for key, plain in _PLAIN.items():
         if (config.get(key) or plain) != plain:
             raise ModelError(f"this adapter has {key}={config[key]}, which this version does not run", where=where)
+    if config.get("fan_in_fan_out") and not spec.transposed:
+        raise ModelError("this adapter has fan_in_fan_out=True, which this version does not run", where=where)
     if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS:
         raise ModelError(
             f"this adapter was started with init_lora_weights={start}, which changes the base, and this version does "
@@ -125,8 +146,8 @@ def load_adapter(
         raise ModelError(f"the adapter does not fit this model: {misfit}", where=where)
     if isinstance(targets, str):  # a pattern, or "all-linear"
         targets = sorted(_adapted(stored))
-    if not set(targets) <= {*ALL_TARGETS, *TABLE_TARGETS}:
-        known = ", ".join((*spec.targets, *TABLE_TARGETS))
+    if not set(targets) <= {*(ALL_TARGETS if spec.adapts_tables else ()), *adaptable_names(spec)}:
+        known = ", ".join(adaptable_names(spec))
         raise ModelError(f"this adapter has target_modules={targets}; this version runs {known}", where=where)
     adapter = Adapter(
         spec,
@@ -147,8 +168,10 @@ def load_adapter(
     return adapter
 
 
-def _foreign_table(stored: dict[str, Tensor], spec: Spec, base: Decoder | None) -> str:
+def _foreign_table(stored: dict[str, Tensor], spec: AnySpec, base: Decoder | None) -> str:
     """Take the base's tables out of `stored`; what is wrong with them, as half a sentence, or ""."""
+    if not spec.adapts_tables:
+        return ""  # adapters of tables are refused by their names
     shape = torch.Size((spec.vocab_size, spec.hidden_size))
     names = {"embedding": f"base_model.model.{spec.peft_prefix}.embed_tokens", "head": "base_model.model.lm_head"}
     for kind, name in names.items():

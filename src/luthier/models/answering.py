@@ -8,6 +8,7 @@ from torch import Tensor
 
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
 from luthier.models.decoder import Decoder
+from luthier.models.fallback import FallbackDecoder
 from luthier.models.linear import Linear
 from luthier.models.lora import Adapter, Pair
 
@@ -59,8 +60,10 @@ def put_together(decoder: Decoder, adapter: Adapter) -> tuple[Decoder, Adapter]:
     """The decoder with the adapter in its linears, and the adapter with what is left to do.
 
     What is left is what is looked up or scaled by the base: the adapters of head and embedding, and DoRA. The base's
-    weights are shared, not copied, and neither argument is changed.
+    weights are shared, not copied, and neither argument is changed. A decoder of `transformers` is left as it is.
     """
+    if isinstance(decoder, FallbackDecoder):
+        return decoder, adapter
     together, rest = copy.copy(decoder), copy.copy(adapter)
     together.layers, rest.layers = [], []
     for layer, pairs in zip(decoder.layers, adapter.layers, strict=True):

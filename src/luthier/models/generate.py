@@ -14,10 +14,12 @@ from luthier.models.answer_text import AnswerText, Decode
 from luthier.models.answering import put_together
 from luthier.models.cache import Cache
 from luthier.models.decoder import CPU_ROWS, Decoder
+from luthier.models.fallback import FallbackDecoder
+from luthier.models.fallback_cache import FallbackCache
+from luthier.models.fallback_spec import AnySpec
 from luthier.models.lora import Adapter
 from luthier.models.sampling import Sampling as Sampling
 from luthier.models.sampling import choose
-from luthier.models.spec import Spec
 
 CACHE_BYTES = 2**30  # of keys and values held at once by `generate_batch`, unless one conversation needs more
 MIN_SHARED = 8  # tokens; a shorter common beginning is not worth a segment of its own
@@ -60,7 +62,7 @@ class Conversations:
         self._prompts, self._limit = [list(prompt) for prompt in prompts], max(map(len, prompts)) + max_new_tokens
         seeds = [self._sampling.seed] * len(prompts) if seeds is None else seeds
         self._randoms = [Random(stream_seed(seed, "generate")) for seed in seeds]
-        self._cache: Cache | None = None
+        self._cache: Cache | FallbackCache | None = None
         self._segments: Segments | None = None  # of one token each
         self._newest: list[int] = []  # of each conversation that goes on, its newest token
         self.going = list(range(len(prompts)))
@@ -86,7 +88,10 @@ class Conversations:
     def _begin(self) -> torch.Tensor:
         """The last hidden state of each prompt, (N or more, D); what all begin with is computed once."""
         decoder, prompts = self._decoder, self._prompts
-        border = decoder.spec.rope.border  # beyond it tokens turn otherwise, those of a common beginning too
+        if isinstance(decoder, FallbackDecoder):
+            self._cache = FallbackCache(decoder, self._adapter, prompts)
+            return self._cache.begin()
+        border = decoder.spec.border  # beyond it tokens turn otherwise, those of a common beginning too
         alike = border is None or len({len(prompt) > border for prompt in prompts}) == 1
         shared = min(_common_length(prompts), min(map(len, prompts)) - 1)
         stream, parents = prompts, None
@@ -103,6 +108,8 @@ class Conversations:
 
     def _go_on(self) -> torch.Tensor:
         """The hidden states of the newest tokens, (N or more, D)."""
+        if isinstance(self._cache, FallbackCache):
+            return self._cache.go_on(self._newest)
         device, missing = self._decoder.device, self._missing()
         tokens, positions = torch.tensor([self._newest, self._cache.positions], device=device)
         if self._segments is None or len(self._segments.spans) != len(tokens) + missing:
@@ -124,7 +131,7 @@ def _common_length(prompts: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
 
 
-def _room(spec: Spec, prompt: Sequence[int], max_new_tokens: int) -> int:
+def _room(spec: AnySpec, prompt: Sequence[int], max_new_tokens: int) -> int:
     """Tokens that an answer may have."""
     return min(max_new_tokens, spec.most_tokens(len(prompt)) - len(prompt))
 
@@ -222,7 +229,7 @@ def _batches(
 ) -> Iterator[list[int]]:
     """Which prompts go together, the longest first; those without room for a token are in none."""
     spec = decoder.spec
-    token_bytes = spec.num_layers * 2 * spec.qkv_sizes[1] * decoder.dtype.itemsize
+    token_bytes = spec.cache_numbers * decoder.dtype.itemsize
     batch: list[int] = []
     columns = 0
     for which in sorted((i for i, room in enumerate(rooms) if room > 0), key=lambda i: -len(prompts[i])):

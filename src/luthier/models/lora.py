@@ -18,7 +18,8 @@ from torch import Tensor
 from luthier.core.seeds import stream_seed
 from luthier.kernels.dora_linear import row_squares
 from luthier.kernels.lora_linear import Dropout
-from luthier.models.spec import MERGED, SPLIT, Spec
+from luthier.models.fallback_spec import AnySpec
+from luthier.models.spec import MERGED, SPLIT
 
 
 @dataclass
@@ -63,34 +64,44 @@ class TablePair:
         return F.embedding(tokens, self.a) @ self.b.T * self.scale
 
 
-# What can be adapted, by the last part of its name; no model has all of them.
+# What can be adapted in our own decoder, by the last part of its name; no model has all of them.
 ALL_TARGETS = tuple(name.split(".")[1] for names in (*SPLIT.values(), *MERGED.values()) for name in names)
 HEAD, EMBEDDING = "lm_head", "embed_tokens"
 TABLE_TARGETS = (HEAD, EMBEDDING)  # can be adapted too; "all" leaves them out, as PEFT's "all-linear" does
 
 
-def named_targets(targets: str | Sequence[str]) -> tuple[str, ...]:
-    """The recipe's `lora_targets`: "all", or names."""
-    return ALL_TARGETS if isinstance(targets, str) else tuple(targets)
+def named_targets(targets: str | Sequence[str], spec: AnySpec) -> tuple[str, ...]:
+    """The recipe's `lora_targets`, "all" or names, for a model of `spec`."""
+    return spec.targets if isinstance(targets, str) else tuple(targets)
 
 
-def _chosen(spec: Spec, name: str, targets: Collection[str]) -> list[tuple[str, int, int]]:
-    """Of the slices of a merged linear that have an adapter: name, first column, width."""
-    _, outs = spec.linear_shapes[name]
-    firsts = accumulate((0, *outs[:-1]))
-    slices = zip(spec.linear_names[name], firsts, outs, strict=True)
-    return [(target, first, out) for target, first, out in slices if target.split(".")[1] in targets]
+def adaptable_names(spec: AnySpec) -> tuple[str, ...]:
+    """What `lora_targets` can name in a model of `spec`."""
+    return (*spec.targets, *(TABLE_TARGETS if spec.adapts_tables else ()))
 
 
-def adapter_size(spec: Spec, rank: int, targets: Collection[str] = ALL_TARGETS, *, dora: bool = False) -> int:
-    """Weights of a rank-R adapter on what is named in `targets`."""
+def _chosen(spec: AnySpec, layer: int, targets: Collection[str]) -> dict[str, tuple[int, list[tuple[str, int, int]]]]:
+    """Of each linear of a layer that has an adapter: M, and of its slices that have one name, first column, width."""
+    chosen = {}
+    for linear, (m, slices) in spec.layer_linears(layer).items():
+        firsts = accumulate((0, *(out for _, out in slices[:-1])))
+        placed = [(name, first, out) for (name, out), first in zip(slices, firsts, strict=True)]
+        if wanted := [slice for slice in placed if slice[0].rsplit(".", 1)[-1] in targets]:
+            chosen[linear] = m, wanted
+    return chosen
+
+
+def adapter_size(spec: AnySpec, rank: int, targets: Collection[str] | None = None, *, dora: bool = False) -> int:
+    """Weights of a rank-R adapter on what is named in `targets`, on all linears of the layers without."""
+    targets = spec.targets if targets is None else targets
     linears = sum(
         rank * (m + out) + dora * out
-        for name, (m, _) in spec.linear_shapes.items()
-        for _, _, out in _chosen(spec, name, targets)
+        for layer in range(spec.num_layers)
+        for m, slices in _chosen(spec, layer, targets).values()
+        for _, _, out in slices
     )
     tables = sum(target in targets for target in TABLE_TARGETS)
-    return spec.num_layers * linears + tables * rank * (spec.hidden_size + spec.vocab_size)
+    return linears + tables * rank * (spec.hidden_size + spec.vocab_size)
 
 
 class Adapter:
@@ -116,11 +127,11 @@ class Adapter:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: AnySpec,
         rank: int,
         alpha: float,
         *,
-        targets: Collection[str] = ALL_TARGETS,
+        targets: Collection[str] | None = None,
         rslora: bool = False,
         dropout: float = 0.0,
         dora: bool = False,
@@ -130,6 +141,7 @@ class Adapter:
     ) -> None:
         self.spec, self.rank, self.alpha, self.rslora = spec, rank, alpha, rslora
         self.dropout, self.dora, self.seed = dropout, dora, seed
+        targets = spec.targets if targets is None else targets
         self.targets = [target for target in (*spec.targets, *TABLE_TARGETS) if target in targets]
         self.scale = alpha / (rank**0.5 if rslora else rank)
         self.num_parameters = adapter_size(spec, rank, targets, dora=dora)
@@ -154,12 +166,9 @@ class Adapter:
             leaf.detach().copy_(start)
             return leaf
 
-        for _ in range(spec.num_layers):
+        for layer in range(spec.num_layers):
             pairs = {}
-            for name, (m, _) in spec.linear_shapes.items():
-                slices = _chosen(spec, name, targets)
-                if not slices:
-                    continue
+            for name, (m, slices) in _chosen(spec, layer, targets).items():
                 a, bs = kaiming(len(slices) * rank, m), [view(out, rank) for _, _, out in slices]
                 magnitudes = [view(out) for _, _, out in slices] if dora else []
                 names, starts, _ = zip(*slices, strict=True)
@@ -211,21 +220,22 @@ class Adapter:
 
     def named(self) -> dict[str, Tensor]:
         """Every matrix under its PEFT name, as views: `…layers.0.self_attn.q_proj.lora_A.weight` (R, M) and so on."""
-        tensors, model = {}, f"base_model.model.{self.spec.peft_prefix}"
+        tensors, model = {}, "base_model.model"
         for index, pairs in enumerate(self.layers):
             for pair in pairs.values():
                 for i, target in enumerate(pair.names):
-                    prefix = f"{model}.layers.{index}.{target}"
+                    prefix = f"{model}.{self.spec.layers_path}.{index}.{target}"
                     tensors[f"{prefix}.lora_A.weight"] = pair.a.detach()[i * self.rank : (i + 1) * self.rank]
                     tensors[f"{prefix}.lora_B.weight"] = pair.bs[i].detach()
                     if pair.magnitudes:
                         tensors[f"{prefix}.lora_magnitude_vector"] = pair.magnitudes[i].detach()
         if self.head is not None:
-            tensors["base_model.model.lm_head.lora_A.weight"] = self.head.a.detach()
-            tensors["base_model.model.lm_head.lora_B.weight"] = self.head.b.detach()
+            tensors[f"{model}.lm_head.lora_A.weight"] = self.head.a.detach()
+            tensors[f"{model}.lm_head.lora_B.weight"] = self.head.b.detach()
         if self.embedding is not None:
-            tensors[f"{model}.embed_tokens.lora_embedding_A"] = self.embedding.a.detach().T
-            tensors[f"{model}.embed_tokens.lora_embedding_B"] = self.embedding.b.detach()
+            prefix = f"{model}.{self.spec.peft_prefix}.embed_tokens"
+            tensors[f"{prefix}.lora_embedding_A"] = self.embedding.a.detach().T
+            tensors[f"{prefix}.lora_embedding_B"] = self.embedding.b.detach()
         return tensors
 
     def fill(self, stored: dict[str, Tensor]) -> str:

@@ -61,6 +61,6 @@ def read_nf4(name: str, get: Callable[[str], Tensor], device: torch.device, wher
     )
     if not fits:
         raise ModelError(f"the parts of the quantised tensor {name} do not fit together", where=where)
-    parts = [codes, scales, None if nested is None else nested, offset.float()]
-    codes, scales, nested, offset = [None if part is None else part.to(device) for part in parts]
+    parts = codes, scales, nested, offset.float()
+    codes, scales, nested, offset = (None if part is None else part.to(device) for part in parts)
     return NF4(codes, scales, nested, offset, shape, block)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import ModelError
+from luthier.models.not_covered import NotCovered
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def read_rope(config: Mapping[str, Any]) -> RopeScaling:
     """RoPE from a config: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
 
     Raises:
-        ModelError: a kind of scaling that is not in `_NEEDED`, or one that lacks its numbers.
+        NotCovered: a kind of scaling that is not in `_NEEDED`, or only some of each head turned.
+        ModelError: one that lacks its numbers.
     """
     given = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     kind = given.get("rope_type", given.get("type", "default"))
@@ -149,14 +151,17 @@ def read_rope(config: Mapping[str, Any]) -> RopeScaling:
     if phi and kind in ("su", "yarn"):
         kind = "longrope"  # what the first Phi-3 configs called it
     if kind not in _NEEDED:
-        raise ModelError(f'RoPE scaling "{kind}" is not supported (only {", ".join(_NEEDED)})', where="config.json")
+        raise NotCovered(
+            f'RoPE scaling "{kind}" is not supported (only {", ".join(_NEEDED)})', entry=f"rope_type: {kind}"
+        )
     missing = [name for name in _NEEDED[kind] if name not in given]
     if missing:
         raise ModelError(f"RoPE scaling {kind} lacks {', '.join(missing)}", where="config.json")
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     turned = int(size * given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)))
     if turned != size and not phi:
-        raise ModelError("partial rotary embedding is not supported in this family", where="config.json")
+        entry = f"partial_rotary_factor: {turned / size:g}"
+        raise NotCovered("partial rotary embedding is not supported in this family", entry=entry)
     if kind in ("yarn", "longrope"):
         context = config["max_position_embeddings"]
         if kind == "longrope" and config.get("original_max_position_embeddings"):

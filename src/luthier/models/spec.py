@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from luthier.core.errors import ModelError
 from luthier.core.files import read_json
+from luthier.models.not_covered import NotCovered as NotCovered
 from luthier.models.prequantised import require_nf4
 from luthier.models.rope_scaling import RopeScaling, read_rope
 
@@ -86,6 +87,11 @@ class Spec:
             qkv, gate_up = (sum(qkv),), (2 * f,)
         return {"qkv": (d, qkv), "o": (self.qkv_sizes[0], (d,)), "gate_up": (d, gate_up), "down": (f, (d,))}
 
+    def layer_linears(self, layer: int) -> dict[str, tuple[int, tuple[tuple[str, int], ...]]]:
+        """Of each linear of layer `layer`: input features M, and of its slices the names and output features."""
+        names = self.linear_names
+        return {kind: (m, tuple(zip(names[kind], outs, strict=True))) for kind, (m, outs) in self.linear_shapes.items()}
+
     @property
     def targets(self) -> tuple[str, ...]:
         """What an adapter can be put on, by the last part of its name."""
@@ -100,6 +106,31 @@ class Spec:
     def peft_prefix(self) -> str:
         """Where PEFT finds the layers in the model that `transformers` makes of the folder."""
         return "model.language_model" if self.left_out else "model"
+
+    @property
+    def layers_path(self) -> str:
+        """Where PEFT finds the list of them."""
+        return f"{self.peft_prefix}.layers"
+
+    @property
+    def adapts_tables(self) -> bool:
+        """Whether head and embedding can have adapters, too."""
+        return True
+
+    @property
+    def transposed(self) -> bool:
+        """Whether checkpoints hold the linears as (M, N)."""
+        return False
+
+    @property
+    def border(self) -> int | None:
+        """Tokens beyond which all of a segment's keys turn otherwise."""
+        return self.rope.border
+
+    @property
+    def cache_numbers(self) -> int:
+        """Keys and values that a token leaves behind, in all layers."""
+        return self.num_layers * 2 * self.qkv_sizes[1]
 
     @property
     def num_linear_parameters(self) -> int:
@@ -234,7 +265,7 @@ _GEMMA3_DEFAULTS = {
 def _gemma3_text(config: Mapping[str, Any]) -> Spec:
     config = _GEMMA3_DEFAULTS | {"rope_theta": 1e6} | dict(config)
     if not config["sliding_window"]:
-        raise ModelError("Gemma 3 without sliding_window is not supported", where="config.json")
+        raise NotCovered("Gemma 3 without sliding_window is not supported", entry="sliding_window: null")
     ropes = config.get("rope_parameters") or {}
     full = {**config, "rope_parameters": ropes.get("full_attention")}
     sliding = ropes.get("sliding_attention") or {"rope_theta": config.get("rope_local_base_freq", 1e4)}
@@ -275,11 +306,11 @@ _NOT_RUN: dict[str, tuple[Any, str]] = {
 
 
 def read_spec(folder: Path) -> Spec:
-    """The spec of the model in `folder`.
+    """The spec of the model in `folder`, for our own decoder.
 
     Raises:
-        ModelError: an architecture, activation or RoPE scaling that the decoder does not run, or a config without a
-            field it needs.
+        NotCovered: an architecture, activation or RoPE scaling that the decoder does not run.
+        ModelError: no config, or one without a field that is needed.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -292,10 +323,12 @@ def spec_from_config(config: Mapping[str, Any], *, where: str = "config.json") -
     kind = config.get("model_type", "unknown")
     if kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ModelError(
+        raise NotCovered(
             f'architecture "{kind}" is not supported in this version',
+            entry=f"model_type: {kind}",
             where=where,
-            fix=f"choose a model of one of these types: {known} (SmolLM2 is llama, Qwen 2.5 is qwen2, Phi-4 is phi3)",
+            fix=f"choose a model of one of these types: {known} (SmolLM2 is llama, Qwen 2.5 is qwen2, Phi-4 is phi3), "
+            "or of another that transformers has a decoder for",
         )
     _refuse_what_is_not_run(config.get("text_config") or config, kind, where)
     if config.get("quantization_config"):
@@ -310,7 +343,9 @@ def _refuse_what_is_not_run(config: Mapping[str, Any], kind: str, where: str) ->
     key, runs = _ACTIVATIONS[kind.startswith("gemma")]
     activation = config.get(key) or runs
     if activation != runs:
-        raise ModelError(f'activation "{activation}" is not supported in this version (only {runs})', where=where)
+        what = f'activation "{activation}" is not supported in this version (only {runs})'
+        raise NotCovered(what, entry=f"{key}: {activation}", where=where)
     for key, (plain, what) in _NOT_RUN.items():
         if (config.get(key) or plain) != plain:
-            raise ModelError(f"{what} ({key}: {config[key]}) is not supported in this version", where=where)
+            entry = f"{key}: {config[key]}"
+            raise NotCovered(f"{what} ({entry}) is not supported in this version", entry=entry, where=where)

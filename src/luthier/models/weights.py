@@ -10,13 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from luthier.core.errors import ModelError
 from luthier.core.hardware import memory
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
 from luthier.kernels.nf4 import NF4Weight
 from luthier.models.decoder import Decoder, Layer
+from luthier.models.fallback import load_fallback
+from luthier.models.fallback_spec import AnySpec, FallbackSpec, needs_family, read_any_spec
 from luthier.models.linear import Linear
 from luthier.models.nf4_head import NF4Head, slab_numbers
-from luthier.models.spec import Spec, read_spec
+from luthier.models.spec import Spec
 from luthier.models.tensors import Tensors
 
 # The fields of `Layer` and what checkpoints call them; where there are norms behind the blocks, too, the name of one
@@ -32,7 +35,7 @@ NF4_BYTES = 0.516  # a weight: half a byte, and a byte and a little for each 64
 
 
 def base_bytes(
-    spec: Spec,
+    spec: AnySpec,
     dtype: torch.dtype,
     device: torch.device,
     *,
@@ -41,6 +44,9 @@ def base_bytes(
     embedding_on_host: bool = False,
 ) -> int:
     """Memory of the frozen base on `device` while it is trained on, in bytes; arguments as in `load_decoder`."""
+    if isinstance(spec, FallbackSpec):
+        held = spec.base_bytes(dtype.itemsize, nf4=nf4, nf4_bytes=NF4_BYTES)
+        return max(held, spec.num_parameters * dtype.itemsize) if device.type == "cpu" else held
     linears, table, wide = spec.num_linear_parameters, spec.vocab_size * spec.hidden_size, dtype.itemsize
     embedding = 0 if _on_host(spec, device, nf4_head, embedding_on_host) else table
     small = spec.num_parameters - linears - (1 if spec.tied else 2) * table  # norms and biases
@@ -96,9 +102,14 @@ def load_decoder(
             Where the head is the embedding table it saves nothing without `nf4_head`, and is not done.
 
     Raises:
-        ModelError: unsupported architecture, or weights missing, damaged or of another shape than the config says.
+        ModelError: unsupported architecture, or weights missing, damaged or of another shape than the config says;
+            `nf4_head` or `embedding_on_host` for a model that runs through `transformers`.
     """
-    spec, device = read_spec(folder), torch.device(device)
+    spec, device = read_any_spec(folder), torch.device(device)
+    if isinstance(spec, FallbackSpec):
+        if nf4_head or embedding_on_host:
+            raise ModelError(needs_family("nf4_head" if nf4_head else "embedding_on_host", spec), where=str(folder))
+        return load_fallback(folder, spec, dtype=dtype, device=device, nf4=nf4)
     nf4 = nf4 or spec.nf4
     packs = can_pack(dtype, device)
     keep_backward = held_copies(held_numbers(spec, nf4=nf4, nf4_head=nf4_head), dtype, device) == 2

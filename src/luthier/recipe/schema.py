@@ -53,8 +53,10 @@ class Dataset(BaseModel):
 
 
 LinearName = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "lm_head",
-    "embed_tokens",
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj",
+    # of models that run through transformers
+    "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "c_attn", "c_proj", "c_fc", "fc1", "fc2", "in_proj",
+    "out_proj", "lm_head", "embed_tokens",
 ]  # fmt: skip
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from luthier.core.errors import ModelError, RunError
 from luthier.core.events import EVENTS_FILE
-from luthier.core.files import read_json
 from luthier.data.records import Message
 from luthier.data.render import Renderer
 from luthier.data.template import load_template
 from luthier.data.tokenizer import Tokenizer
-from luthier.models.adapter_files import CONFIG_FILE, load_adapter, read_held
+from luthier.models.adapter_files import CONFIG_FILE, load_adapter, read_config, read_held
 from luthier.models.answer_text import AnswerText
 from luthier.models.decoder import Decoder
 from luthier.models.device import choose_place, keep_freed_memory
@@ -107,18 +106,19 @@ def _run_of(path: Path) -> Path | None:
     return next((folder for folder in folders if (folder / EVENTS_FILE).is_file()), None)
 
 
-def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat:
+def load(what: str | Path, *, device: str = "auto", dtype: str | None = None) -> Chat:
     """Load a run, a PEFT adapter folder, or a base model, to talk to it.
 
     Args:
         what: a run folder (its adapter, or its newest checkpoint while it is unfinished), an adapter folder, or
             anything that `base_model` takes. An adapter answers over the base it was trained over: as the recipe of the
             run says that the folder is in, else as the adapter itself notes.
-        device, dtype: as in the recipe.
+        device: as in the recipe.
+        dtype: as in the recipe; None is what the run's recipe says, and auto for what is not in a run.
 
     Raises:
         RunError: an unfinished run without a checkpoint.
-        ModelError: the base model is not on this machine, or the adapter does not fit it.
+        ModelError: the base model is not on this machine or not named, or the adapter is damaged or does not fit it.
     """
     path = Path(what)
     template_file, adapter_dir, note, held = None, None, "", {}
@@ -133,20 +133,26 @@ def load(what: str | Path, *, device: str = "auto", dtype: str = "auto") -> Chat
             note = f"the run is not finished; this is its checkpoint {adapter_dir.name}"
     if (run := _run_of(path)) is not None:
         recipe: Recipe = load_recipe(run / "recipe.yaml").recipe
-        base_model, template_file = recipe.base_model, recipe.chat_template
+        base_model, template_file, dtype = recipe.base_model, recipe.chat_template, dtype or recipe.dtype
         held = {"nf4": recipe.nf4, "nf4_head": recipe.nf4_head, "embedding_on_host": recipe.embedding_on_host}
     elif adapter_dir is not None:
-        base_model = read_json(adapter_dir / CONFIG_FILE)["base_model_name_or_path"]
+        base_model = read_config(adapter_dir).get("base_model_name_or_path")
+        if not base_model:
+            raise ModelError(
+                "the adapter does not say which model it is for",
+                where=str(adapter_dir / CONFIG_FILE),
+                fix="write the model's folder or name there as base_model_name_or_path",
+            )
         held = read_held(adapter_dir)
     else:
         base_model = str(what)
     model_dir = resolve_model(base_model)
-    place = choose_place(device, dtype)
+    place = choose_place(device, dtype or "auto")
     keep_freed_memory()
     tokenizer = Tokenizer(model_dir)
     file = Path(template_file) if template_file else None
     template = load_template(tokenizer, today=date.today(), file=file)
     decoder = load_decoder(model_dir, dtype=place.dtype, device=place.device, **held)
-    unpack_to_answer(decoder)
     adapter = load_adapter(adapter_dir, decoder.spec, device=place.device, base=decoder) if adapter_dir else None
+    unpack_to_answer(decoder)  # after the adapter's tables were compared with the base's
     return Chat(str(what), decoder, adapter, Renderer(tokenizer, template), note)

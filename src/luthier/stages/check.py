@@ -6,6 +6,7 @@ from pathlib import Path
 from luthier.core.errors import RunError
 from luthier.core.events import EVENTS_FILE
 from luthier.core.hardware import free_disk, memory
+from luthier.models.fallback_spec import FallbackSpec
 from luthier.models.lora import adapter_size, named_targets
 from luthier.models.spec import Spec
 from luthier.models.weights import base_bytes
@@ -101,7 +102,7 @@ def costs(prepared: Prepared) -> Check:
     """
     recipe, spec = prepared.recipe, prepared.spec
     run_dir = Path(recipe.output_dir)
-    parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets), dora=recipe.dora)
+    parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets, spec), dora=recipe.dora)
     # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
     weights = parameters * DTYPES[recipe.adapter_dtype].itemsize
     disk = (recipe.keep_checkpoints + 2) * (weights + state_bytes(parameters, recipe.optim)) + weights + DISK_RESERVE
@@ -115,6 +116,11 @@ def costs(prepared: Prepared) -> Check:
     longest = max(len(row.ids) for row in [*prepared.train, *prepared.val])
     stream = max(prepared.settings.micro_batch_tokens, longest)
     width = prepared.place.dtype.itemsize
+    if isinstance(spec, FallbackSpec):
+        kept, unpacked = spec.activation_bytes(width, longest, recompute=recipe.gradient_checkpointing), 0
+    else:
+        kept = activation_bytes(spec, width, recompute=recipe.gradient_checkpointing, dora=recipe.dora)
+        unpacked = held_bytes(spec, width) if recipe.nf4 and recipe.gradient_checkpointing else 0
     needed = int(
         base_bytes(
             spec,
@@ -125,10 +131,8 @@ def costs(prepared: Prepared) -> Check:
             embedding_on_host=recipe.embedding_on_host,
         )
         + trained_bytes(parameters, recipe.optim, recipe.adapter_dtype)
-        + stream
-        * activation_bytes(spec, width, recompute=recipe.gradient_checkpointing, dora=recipe.dora)
-        * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
-        + (held_bytes(spec, width) if recipe.nf4 and recipe.gradient_checkpointing else 0)
+        + stream * kept * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
+        + unpacked
         + 3 * 256 * spec.vocab_size * width
         + PROCESS_BYTES
     )

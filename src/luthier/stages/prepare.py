@@ -13,9 +13,9 @@ from luthier.data.rows import load_or_build_rows
 from luthier.data.template import load_template
 from luthier.data.tokenizer import Tokenizer
 from luthier.models.device import Place, choose_place
+from luthier.models.fallback_spec import AnySpec, FallbackSpec, needs_family, read_any_spec
 from luthier.models.folder import ModelFacts, check_model_folder
-from luthier.models.lora import TABLE_TARGETS
-from luthier.models.spec import Spec, read_spec
+from luthier.models.lora import adaptable_names
 from luthier.models.store import resolve_model
 from luthier.recipe import Recipe
 from luthier.stages.accounts import Accounts
@@ -41,7 +41,7 @@ class Prepared:
     recipe: Recipe
     model_dir: Path
     facts: ModelFacts
-    spec: Spec
+    spec: AnySpec
     place: Place
     renderer: Renderer
     today: date
@@ -92,7 +92,7 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
         ModelError, DataError, RecipeError: whatever would stop the run, now rather than later.
     """
     model_dir = resolve_model(recipe.base_model)
-    facts, spec = check_model_folder(model_dir), read_spec(model_dir)
+    facts, spec = check_model_folder(model_dir), read_any_spec(model_dir)
     if spec.nf4 and not recipe.nf4:
         raise RecipeError(
             "the weights of the model are stored in 4 bits",
@@ -100,10 +100,15 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
             fix="write adapter: qlora",
         )
     _require_targets(recipe, spec)
+    _require_family(recipe, spec)
     place = choose_place(recipe.device, recipe.dtype)
     today = today or date.today()
     renderer = open_renderer(model_dir, recipe.chat_template, today=today)
     accounts = Accounts()
+    if isinstance(spec, FallbackSpec):
+        size = spec.num_parameters * place.dtype.itemsize / 1e9
+        loaded = f"while it is loaded, host memory holds all of it in {place.dtype_name}, {size:.1f} GB"
+        accounts.notes += [spec.why, *spec.notes, loaded]
     if spec.left_out:
         accounts.notes.append("the model also reads images; only its text part is loaded and trained")
     train_records, val_records = read_sources(recipe, accounts)
@@ -127,7 +132,26 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
     )
 
 
-def _require_targets(recipe: Recipe, spec: Spec) -> None:
+def _require_family(recipe: Recipe, spec: AnySpec) -> None:
+    """Refuse fields that only our own decoder has, for a model that runs through `transformers`.
+
+    Raises:
+        RecipeError: one is asked for.
+    """
+    if not isinstance(spec, FallbackSpec):
+        return
+    for field in ("nf4_head", "embedding_on_host"):
+        if getattr(recipe, field):
+            raise RecipeError(needs_family(field, spec), where=field, fix=f"set {field} to false")
+    if recipe.gradient_checkpointing and not spec.recomputes:
+        raise RecipeError(
+            f"the layers of a model of type {spec.family} cannot run twice in transformers",
+            where="gradient_checkpointing",
+            fix="set gradient_checkpointing to false, and lower micro_batch_tokens to save memory",
+        )
+
+
+def _require_targets(recipe: Recipe, spec: AnySpec) -> None:
     """Refuse `lora_targets` that the model has not.
 
     Raises:
@@ -135,7 +159,7 @@ def _require_targets(recipe: Recipe, spec: Spec) -> None:
     """
     if recipe.lora_targets == "all":
         return
-    has = (*spec.targets, *TABLE_TARGETS)
+    has = adaptable_names(spec)
     if unknown := [name for name in recipe.lora_targets if name not in has]:
         raise RecipeError(
             f"the model has no {' and no '.join(unknown)}", where="lora_targets", fix=f"choose of {', '.join(has)}"

@@ -186,7 +186,7 @@ class _Run:
             prepared.spec,
             recipe.lora_r,
             recipe.lora_alpha,
-            targets=named_targets(recipe.lora_targets),
+            targets=named_targets(recipe.lora_targets, prepared.spec),
             rslora=recipe.rslora,
             dropout=recipe.lora_dropout,
             dora=recipe.dora,

@@ -11,15 +11,15 @@ from luthier.curate.difficulty import DIFFICULTY, difficulty_entries, record_to_
 from luthier.curate.folder import Dataset
 from luthier.evaluate.ifd import difficulty
 from luthier.models.device import choose_place, keep_freed_memory
+from luthier.models.fallback_spec import AnySpec
 from luthier.models.measure import matmul_flops
-from luthier.models.spec import Spec
 from luthier.models.store import resolve_model
 from luthier.models.weights import load_decoder
 from luthier.stages.prepare import open_renderer
 from luthier.train.settings import CPU_MICRO_TOKENS, GPU_MICRO_TOKENS
 
 
-def forward_seconds(spec: Spec, tokens: int, labels: int, dtype: torch.dtype) -> float:
+def forward_seconds(spec: AnySpec, tokens: int, labels: int, dtype: torch.dtype) -> float:
     """A rough time of passing so many tokens forward on the CPU, and predicting so many of them: the products' work at
     the measured speed, and half as much again for the rest.
     """

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import RunError
 from luthier.core.files import atomic_folder, hash_file, read_json, write_json
-from luthier.models.adapter_files import WEIGHTS_FILE, save_adapter
+from luthier.models.adapter_files import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from luthier.models.lora import Adapter
 from luthier.train.optim import DTYPES, Optimizer, restore
 
@@ -97,18 +97,24 @@ def load_checkpoint(folder: Path, adapter: Adapter, optimizer: Optimizer) -> Pro
     """Put the adapter's weights, the optimizer's moments and the counters back to where they were, bit for bit.
 
     Raises:
-        RunError: the checkpoint was made with another model, rank, `adapter_dtype` or `optim`.
+        RunError: the checkpoint was made with another model, rank, scale, dropout, `adapter_dtype` or `optim`.
     """
     weights = load_file(folder / WEIGHTS_FILE)
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    now, was = names[adapter.flat.dtype], {names.get(tensor.dtype, str(tensor.dtype)) for tensor in weights.values()}
-    if was != {now}:
-        others = " and ".join(sorted(was - {now}))
-        raise RunError(
-            f"the checkpoint was made with adapter_dtype: {others}, and this run has {now}",
-            where=str(folder),
-            fix=f"write adapter_dtype: {others} in the run's recipe.yaml, or start a new run",
-        )
+    config, names = read_json(folder / CONFIG_FILE), {dtype: name for name, dtype in DTYPES.items()}
+    dtypes = {names.get(tensor.dtype, str(tensor.dtype)) for tensor in weights.values()}
+    for field, was, now in (
+        ("adapter_dtype", " and ".join(sorted(dtypes)), names[adapter.flat.dtype]),
+        ("lora_alpha", config["lora_alpha"], adapter.alpha),
+        ("rslora", config["use_rslora"], adapter.rslora),
+        ("lora_dropout", config["lora_dropout"], adapter.dropout),
+    ):
+        if was != now:
+            was, now = (str(value).lower() for value in (was, now))  # true and false as they are written
+            raise RunError(
+                f"the checkpoint was made with {field}: {was}, and this run has {now}",
+                where=str(folder),
+                fix=f"write {field}: {was} in the run's recipe.yaml, or start a new run",
+            )
     if misfit := adapter.fill(weights):
         raise RunError(f"the checkpoint was made with another model or lora_r: {misfit}", where=str(folder))
     progress = Progress(**read_json(folder / "state.json"))

@@ -77,7 +77,7 @@ def fit(
                 save()
                 emit("interrupted", step=progress.step)
                 return "interrupted"
-            stream = collate([rows[i] for i in microstep], border=decoder.spec.rope.border)
+            stream = collate([rows[i] for i in microstep], border=decoder.spec.border)
             segments = Segments.of(stream.lengths, decoder.device, parents=stream.parents)
             logprobs = decoder.logprobs(
                 stream.tokens.to(decoder.device), segments, stream.targets.to(decoder.device), adapter,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from luthier.data.pack import Step, plan_run
-from luthier.models.spec import Spec
+from luthier.models.fallback_spec import AnySpec
 from luthier.recipe import Recipe
 
 CPU_MICRO_TOKENS = 1024  # larger streams are no faster on two cores and cost 0.5 MB a token at 135M parameters
@@ -44,7 +44,7 @@ def auto_learning_rate(hidden_size: int) -> float:
     return float(f"{2e-4 * (4096 / hidden_size) ** 0.78:.1e}")
 
 
-def decide(recipe: Recipe, spec: Spec, lengths: Sequence[int], *, on_gpu: bool) -> Settings:
+def decide(recipe: Recipe, spec: AnySpec, lengths: Sequence[int], *, on_gpu: bool) -> Settings:
     """Decide every `auto` of the recipe for training rows of these lengths.
 
     Args:

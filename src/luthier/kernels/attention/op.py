@@ -2,8 +2,9 @@
 
 Which way:
 
-- CUDA from compute capability 8.0, bf16 or float16, heads of at most 256: `torch.nn.attention.varlen`, which is a part
-  of torch. Where scores are capped, which it cannot do, `flash_attn` when that is installed.
+- CUDA from compute capability 8.0, bf16 or float16, heads of at most 256 and a multiple of 8:
+  `torch.nn.attention.varlen`, which is a part of torch. Where scores are capped, which it cannot do, `flash_attn` when
+  that is installed.
 - All else, `products.py`: CPUs, float32, older GPUs, and capped scores without `flash_attn`. It is right everywhere
   and its memory is bounded, but a fused kernel is faster on a GPU. `flex_attention` could cap scores too; it has to be
   compiled for each model first, and uncompiled it holds every score at once.

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.kernels.function import Function
 from luthier.kernels.segments import Segments
 
 QUERY_BLOCK = 256
@@ -216,7 +217,7 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor, layout: _Layout) -> tuple
     return torch.add(mask, t, alpha=cap).softmax(-1), t
 
 
-class _ProductAttention(torch.autograd.Function):
+class _ProductAttention(Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, plan: _Plan) -> Tensor:
         size = qkv.shape[1] // plan.layout.width
@@ -283,4 +284,4 @@ def product_attention(
 ) -> Tensor:
     """As `op.attention`, on any device and in any dtype; rows behind the last segment are allowed and get zeros."""
     layout = _Layout(len(qkv), num_heads, num_kv_heads, window, qkv.dtype, softcap)
-    return _ProductAttention.apply(qkv.contiguous(), _plan(layout, segments, qkv.device))
+    return _ProductAttention.call(qkv.contiguous(), _plan(layout, segments, qkv.device))

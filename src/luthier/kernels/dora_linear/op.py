@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight, frozen_linear
+from luthier.kernels.function import Function
 from luthier.kernels.lora_linear import Dropout, dropped, lora_linear
 from luthier.kernels.lora_linear.slices import slices_of
 
@@ -62,7 +63,7 @@ def _norms(
     return norms
 
 
-class _Scaled(torch.autograd.Function):
+class _Scaled(Function):
     """g ⊙ z + bias, g = m / norm in the columns that have one and 1 in the others."""
 
     @staticmethod
@@ -139,7 +140,7 @@ def dora_linear(
     norms = _norms(weight, squares, a, bs, scale, starts, x.dtype)
     if drop is None:
         z = lora_linear(x, weight, None, a, bs, scale, starts)
-        return _Scaled.apply(z, bias, starts, norms, *magnitudes)
+        return _Scaled.call(z, bias, starts, norms, *magnitudes)
     y, keep = frozen_linear(x, weight, bias), 1 - drop.share
     for b, m, norm, (n, r), seed in zip(bs, magnitudes, norms, slices_of(bs, starts), drop.seeds, strict=True):
         xi, g = dropped(x, drop.share, seed), m / norm

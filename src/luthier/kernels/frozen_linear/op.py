@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.kernels.function import Function
+
 
 class FrozenWeight(Protocol):
     """A weight W (N, M) that no gradient is made for."""
@@ -96,7 +98,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.float32
 
 
-class _FrozenLinear(torch.autograd.Function):
+class _FrozenLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: FrozenWeight, bias: Tensor | None, value: bool) -> Tensor:
         ctx.weight = weight
@@ -119,4 +121,4 @@ def frozen_linear(x: Tensor, weight: FrozenWeight, bias: Tensor | None, *, value
     Returns:
         (T, N) in x's dtype.
     """
-    return _FrozenLinear.apply(x, weight, bias, value)
+    return _FrozenLinear.call(x, weight, bias, value)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.kernels.function import Function
+
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
@@ -61,7 +63,7 @@ def _backward(dh: Tensor, gate_up: Tensor, activation: Activation) -> None:
     _act_backward(dact, gate, activation, out=gate)
 
 
-class _GLU(torch.autograd.Function):
+class _GLU(Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, activation: Activation) -> Tensor:
         gate_up = gate_up.contiguous()
@@ -78,7 +80,7 @@ class _GLU(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up: (T, 2F) packed [gate | up], overwritten by the backward → (T, F)."""
-    return _GLU.apply(gate_up, "silu")
+    return _GLU.call(gate_up, "silu")
 
 
 def geglu(gate_up: Tensor, *, approximate: bool) -> Tensor:
@@ -88,4 +90,4 @@ def geglu(gate_up: Tensor, *, approximate: bool) -> Tensor:
         gate_up: (T, 2F).
         approximate: gelu by tanh, as Gemma has it ("gelu_pytorch_tanh"); else by the error function.
     """
-    return _GLU.apply(gate_up, "gelu_tanh" if approximate else "gelu")
+    return _GLU.call(gate_up, "gelu_tanh" if approximate else "gelu")

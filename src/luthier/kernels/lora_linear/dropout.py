@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
+from luthier.kernels.function import Function
 from luthier.kernels.lora_linear.slices import slices_of
 
 
@@ -39,7 +40,7 @@ def masked(x: Tensor, share: float, seed: int) -> Tensor:
     return x.new_empty(x.shape).bernoulli_(1 - share, generator=generator).mul_(x)
 
 
-class _Masked(torch.autograd.Function):
+class _Masked(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float, seed: int) -> Tensor:
         ctx.share, ctx.seed = share, seed
@@ -52,10 +53,10 @@ class _Masked(torch.autograd.Function):
 
 def dropped(x: Tensor, share: float, seed: int) -> Tensor:
     """As `masked`, with a gradient; only the seed is kept for it."""
-    return _Masked.apply(x, share, seed)
+    return _Masked.call(x, share, seed)
 
 
-class _DroppedLoRALinear(torch.autograd.Function):
+class _DroppedLoRALinear(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -109,4 +110,4 @@ def dropped_lora_linear(
     value: bool = True,
 ) -> Tensor:
     """As `op.lora_linear`, the input of each adapter dropped out by a mask of its own."""
-    return _DroppedLoRALinear.apply(x, weight, bias, scale, starts, drop, value, a, *bs)
+    return _DroppedLoRALinear.call(x, weight, bias, scale, starts, drop, value, a, *bs)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
+from luthier.kernels.function import Function
 from luthier.kernels.lora_linear.slices import slices_of
 from luthier.kernels.nf4 import NF4Weight
 
@@ -66,7 +67,7 @@ def _beside(left: Tensor, right: Tensor) -> Tensor:
     return torch.cat([left, F.pad(right, (0, _room(right.shape[1]) - right.shape[1]))], 1)
 
 
-class _ExtendedLoRALinear(torch.autograd.Function):
+class _ExtendedLoRALinear(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -129,4 +130,4 @@ def extended_lora_linear(
     hold: bool = False,
 ) -> Tensor:
     """As `op.lora_linear`, on any device; `op.lora_linear` comes here where `extends` says so."""
-    return _ExtendedLoRALinear.apply(x, weight, bias, scale, starts, value, hold, a, *bs)
+    return _ExtendedLoRALinear.call(x, weight, bias, scale, starts, value, hold, a, *bs)

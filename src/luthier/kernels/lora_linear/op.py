@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
+from luthier.kernels.function import Function
 from luthier.kernels.lora_linear.extended import extended_lora_linear, extends
 from luthier.kernels.lora_linear.slices import slices_of
 from luthier.kernels.nf4 import opened
 
 
-class _LoRALinear(torch.autograd.Function):
+class _LoRALinear(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -95,4 +96,4 @@ def lora_linear(
         return extended_lora_linear(x, weight, bias, a, bs, scale, starts, value=value, hold=hold)
     if hold:
         weight = opened(weight, x)
-    return _LoRALinear.apply(x, weight, bias, scale, starts, value, a, *bs)
+    return _LoRALinear.call(x, weight, bias, scale, starts, value, a, *bs)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.kernels.function import Function
+
 
 def _forward(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, plus_one: bool) -> tuple[Tensor, ...]:
     """The sum (T, D) (x itself without delta), the normed sum (T, D), and 1/rms (T, 1) in float32."""
@@ -43,7 +45,7 @@ def _backward(dy: Tensor, dx: Tensor | None, x: Tensor, weight: Tensor, rstd: Te
     return g.to(x.dtype) if dx is None else torch.add(g, dx, out=torch.empty_like(x))
 
 
-class _RMSNorm(torch.autograd.Function):
+class _RMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, plus_one: bool) -> Tensor:
         x, normed, rstd = _forward(x, None, weight, eps, plus_one)
@@ -56,7 +58,7 @@ class _RMSNorm(torch.autograd.Function):
         return _backward(dy, None, *ctx.saved_tensors, ctx.plus_one), None, None, None
 
 
-class _AddRMSNorm(torch.autograd.Function):
+class _AddRMSNorm(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float, plus_one: bool
@@ -83,7 +85,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, plus_one: bool = False) -
         eps: added to the mean square.
         plus_one: scale by 1 + weight, in float32 and rounded once, as Gemma does; else round before scaling, as Llama.
     """
-    return _RMSNorm.apply(x, weight, eps, plus_one)
+    return _RMSNorm.call(x, weight, eps, plus_one)
 
 
 def add_rms_norm(
@@ -98,4 +100,4 @@ def add_rms_norm(
     Returns:
         x + delta (T, D), and its `rms_norm` (T, D).
     """
-    return _AddRMSNorm.apply(x, delta, weight, eps, plus_one)
+    return _AddRMSNorm.call(x, delta, weight, eps, plus_one)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.kernels.function import Function
+
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """heads (T, heads, K), a view of the packed rows, is overwritten."""
@@ -26,7 +28,7 @@ def _fused(qkv: Tensor) -> bool:
     return qkv.is_cuda and qkv.dtype != torch.float64
 
 
-class _Rope(torch.autograd.Function):
+class _Rope(Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int) -> Tensor:
         if _fused(qkv):
@@ -65,7 +67,7 @@ def rope(qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int | None
         size: K; by default R. Where it is more, the last K − R numbers of a head stay as they are.
     """
     assert qkv.is_contiguous(), "it is overwritten"
-    return _Rope.apply(qkv, cos, sin, num_heads, size or 2 * cos.shape[-1])
+    return _Rope.call(qkv, cos, sin, num_heads, size or 2 * cos.shape[-1])
 
 
 def _norm_turn(
@@ -109,7 +111,7 @@ def _norm_turn_backward(
     return dqkv.flatten(1)
 
 
-class _NormRope(torch.autograd.Function):
+class _NormRope(Function):
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor, k_norm: Tensor, heads: tuple[int, int],
@@ -162,4 +164,4 @@ def norm_rope(
     Returns:
         (T, (H + 2G)·K), a new tensor.
     """
-    return _NormRope.apply(qkv, cos, sin, q_norm, k_norm, (num_heads, num_kv_heads), eps, plus_one)
+    return _NormRope.call(qkv, cos, sin, q_norm, k_norm, (num_heads, num_kv_heads), eps, plus_one)

@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
+from luthier.kernels.function import Function
 from luthier.kernels.lora_linear import Dropout
 from luthier.kernels.lora_linear.dropout import masked
 from luthier.kernels.selected_logprobs.op import _chunk_rows, _rows
 
 
-class _AdaptedLogprobs(torch.autograd.Function):
+class _AdaptedLogprobs(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -54,6 +55,7 @@ class _AdaptedLogprobs(torch.autograd.Function):
         for rows in _chunks(hidden, head):
             logits = _logits(hidden[rows], u[rows], head, b, scale)
             _rows(logits, targets[rows], logps[rows], softcap, False)
+            del logits  # else the next chunk's are made beside them
         return logps
 
     @staticmethod
@@ -74,6 +76,7 @@ class _AdaptedLogprobs(torch.autograd.Function):
             torch.mm(delta, b, out=c[rows])
             if dh is not None:
                 dh[rows] = head.backward(delta)
+            del delta
         c.mul_(scale)
         da = ((c * g).to(c.dtype).T @ read).to(wide)
         if dh is not None:
@@ -123,4 +126,4 @@ def adapted_logprobs(
     Returns:
         (T,) float32 (float64 for float64 input), natural logarithm.
     """
-    return _AdaptedLogprobs.apply(hidden, head, targets, softcap, scale, drop, a, b)
+    return _AdaptedLogprobs.call(hidden, head, targets, softcap, scale, drop, a, b)

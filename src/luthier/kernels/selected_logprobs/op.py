@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
+from luthier.kernels.function import Function
 
 CPU_ROWS = 256
 # The float32 work (exp, sum) runs on slices that stay in the cache of a CPU core; on a GPU a chunk is one launch.
@@ -71,7 +72,7 @@ def _rows(logits: Tensor, targets: Tensor, out: Tensor, softcap: float | None, g
             torch.div(wide if slope is None else wide.mul_(slope), total, out=part)
 
 
-class _SelectedLogprobs(torch.autograd.Function):
+class _SelectedLogprobs(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: FrozenWeight, targets: Tensor, softcap: float | None) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -84,6 +85,7 @@ class _SelectedLogprobs(torch.autograd.Function):
             _rows(logits, targets[rows], logps[rows], softcap, gradient is not None)
             if gradient is not None:
                 gradient[rows] = head.backward(logits)
+            del logits  # else the next chunk's are made beside them
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return logps
@@ -91,7 +93,8 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dlogps: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * -dlogps.unsqueeze(1).to(gradient.dtype), None, None, None
+        # In float32: a mean over n rows scales all by 1/n, and rounded to bf16 that is up to 0.4 % off for all alike.
+        return torch.mul(gradient, -dlogps.unsqueeze(1), out=torch.empty_like(gradient)), None, None, None
 
 
 def selected_logprobs(hidden: Tensor, head: FrozenWeight, targets: Tensor, softcap: float | None = None) -> Tensor:
@@ -106,4 +109,4 @@ def selected_logprobs(hidden: Tensor, head: FrozenWeight, targets: Tensor, softc
     Returns:
         (T,) float32 (float64 for float64 input), natural logarithm.
     """
-    return _SelectedLogprobs.apply(hidden, head, targets, softcap)
+    return _SelectedLogprobs.call(hidden, head, targets, softcap)
