@@ -46,8 +46,8 @@ def test_truncated_weights(parts: dict[str, object], model_copy: Path) -> None:
 
 def test_unsupported_architecture_is_named(parts: dict[str, object], model_copy: Path) -> None:
     config = json.loads((model_copy / "config.json").read_text())
-    (model_copy / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
-    refused(parts, '"mamba"', "llama")
+    (model_copy / "config.json").write_text(json.dumps({**config, "model_type": "newest"}))
+    refused(parts, '"newest"', "llama")
 
 
 def test_model_without_template(parts: dict[str, object], model_copy: Path) -> None:

@@ -22,6 +22,7 @@ def doctor() -> None:
 
     from luthier.models.device import choose_place
     from luthier.models.measure import matmul_flops, memory_bandwidth
+    from luthier.models.unpack import nf4_on_cpu
     from luthier.models.weights import held_copies
 
     facts, ram, place = cpu(), memory(), choose_place()
@@ -31,6 +32,7 @@ def doctor() -> None:
     table.add_row("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
     table.add_row("processor", f"{facts.name}, {facts.cores} cores, {torch.get_num_threads()} threads")
     table.add_row("bf16", "in hardware" if facts.has_fast_bf16 else "not in hardware, so the CPU trains in fp32")
+    table.add_row("4 bits", nf4_on_cpu())
     table.add_row("memory", f"{size(ram.total)}, {size(ram.available)} available")
     table.add_row("disk", f"{size(free_disk(Path.cwd()))} free here, {size(free_disk(home_dir()))} at {home_dir()}")
     budget = ram.available

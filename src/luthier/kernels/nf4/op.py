@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.kernels.nf4 import native
 from luthier.kernels.nf4.tables import dynamic_values, nearest, nf4_pairs, nf4_values
 
 BLOCK, NESTED_BLOCK = 64, 256
@@ -84,8 +85,17 @@ def dequantise(stored: NF4, out: Tensor) -> Tensor:
 
         launch(stored, out)
         return out
+    if out.numel() >= native.SMALL and native.suits(stored, out.dtype):
+        made = native.loaded()
+        if isinstance(made, native.Native) and native.unpack(made, stored, out):
+            return out
+    return by_chunks(stored, out)
+
+
+def by_chunks(stored: NF4, out: Tensor) -> Tensor:
+    """As `dequantise`, by torch on a CPU: the same bits."""
     if not out.is_contiguous():
-        return out.copy_(dequantise(stored, torch.empty(out.shape, dtype=out.dtype)))
+        return out.copy_(by_chunks(stored, torch.empty(out.shape, dtype=out.dtype)))
     pairs, scales, flat = nf4_pairs(out.device), wide_scales(stored), out.view(-1)
     step = max(CHUNK // stored.block, 1) * stored.block
     for start in range(0, len(flat), step):

@@ -1,8 +1,9 @@
 """Products with a weight in NF4.
 
 A product of many rows, as in training, unpacks the weight first. A product of a few rows, as in generation, is bound by
-reading the weight: a CUDA kernel reads the 4 bits once and unpacks them in registers; a CPU unpacks and multiplies a
-piece at a time, which stays in its cache and needs no memory of the size of the weight.
+reading the weight: a CUDA kernel reads the 4 bits once and unpacks them in registers, and so does C on a CPU. A CPU
+without either unpacks and multiplies a piece at a time, which stays in its cache. None needs memory of the size of the
+weight.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luthier.kernels.nf4 import native
 from luthier.kernels.nf4.op import CHUNK, NF4, dequantise, wide_scales
 from luthier.kernels.nf4.stack import Stack, can_stack, stack
 
@@ -30,6 +32,9 @@ class NF4Weight:
         self.shape = torch.Size((sum(part.shape[0] for part in parts), parts[0].shape[1]))
         self._whole_rows = all(self.shape[1] % part.block == 0 for part in self.parts)  # a row begins with a block
         self._stack: Stack | None = None
+        suits = self._whole_rows and self.shape.numel() >= native.SMALL
+        suits = suits and all(native.suits(part, dtype) for part in self.parts)
+        self._described = native.described(self.parts) if suits else None
         # The kernel sums in float32, so float64, which only proofs use, goes the plain way.
         if self.parts[0].codes.is_cuda and dtype != torch.float64 and can_stack(self.parts):
             self._stack, self.parts = stack(self.parts)
@@ -39,7 +44,8 @@ class NF4Weight:
         if not self.is_thin(x):
             return F.linear(x, self.dense(), bias)
         if self._stack is None:
-            return self._by_pieces(x, bias)
+            y = self._by_c(x, bias)
+            return self._by_pieces(x, bias) if y is None else y
         from luthier.kernels.nf4.triton import multiply
 
         y = x.new_empty(len(x), self.shape[0])
@@ -65,6 +71,16 @@ class NF4Weight:
         rows = [part.shape[0] for part in self.parts]
         for part, slab in zip(self.parts, out.split(rows), strict=True):
             dequantise(part, slab)
+
+    def _by_c(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The product in C; None where there is no library, or x or the bias are not what the weight is."""
+        alike = x.dtype == self.dtype and x.shape[1] == self.shape[1]
+        alike = alike and (bias is None or (bias.dtype == x.dtype and bias.shape == self.shape[:1]))
+        if self._described is None or not alike or not isinstance(made := native.loaded(), native.Native):
+            return None
+        y = x.new_empty(len(x), self.shape[0])
+        native.multiply(made, x, self._described, bias, y)
+        return y
 
     def _by_pieces(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The same products, a piece of W after the other; all are unpacked into the same place."""
