@@ -1,10 +1,11 @@
 # make quickstart   fine-tunes a real model on this machine in a few minutes
 # make test         proves the project on this machine
+# make faults       the long run of its kill points, beside `make test`
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test lint test-gpu benchmark benchmark-gpu benchmark-curation clean
+.PHONY: quickstart test faults lint test-gpu benchmark benchmark-gpu benchmark-curation clean
 
 # The three commands a user would type; each run gets a folder of its own.
 quickstart: $(READY) data/python-stdlib.jsonl
@@ -17,7 +18,11 @@ data/python-stdlib.jsonl: $(READY)
 
 # Kernels run in Triton's interpreter, which needs no GPU.
 test: $(READY)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not gpu"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "not gpu and not faults"
+
+# Every operation of saving, with every way to fail: minutes.
+faults: $(READY)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m faults
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -9,8 +9,8 @@ to the first token (medians), peak memory of the process, and how far the answer
 the same bits (random prompts make near ties, which bf16 decides one way or the other).
 
     luthier                 bf16
-    luthier-nf4             4 bits, as in the samples of a run
-    luthier-nf4-unpacked    4 bits, unpacked where memory allows, as in `luthier chat` on a CPU
+    luthier-nf4             4 bits, as in `luthier chat` and in the samples of a run
+    luthier-nf4-unpacked    4 bits, unpacked once, as in `luthier chat` on a CPU where nothing can be compiled
     transformers            bf16
     transformers-nf4        4 bits of bitsandbytes, where that is installed
 """

@@ -21,13 +21,13 @@ def luthier(plan: dict[str, Any], *, nf4: bool, unpacked: bool) -> Answer:
 
     from luthier.models.device import keep_freed_memory
     from luthier.models.generate import generate_batch
-    from luthier.models.unpack import unpack_to_answer
+    from luthier.models.unpack import in_four_bits, unpack
     from luthier.models.weights import load_decoder
 
     keep_freed_memory()
     decoder = load_decoder(Path(plan["model"]), dtype=torch.bfloat16, device=plan["device"], nf4=nf4)
     if unpacked:
-        unpack_to_answer(decoder)
+        unpack(decoder, in_four_bits(decoder))
 
     def answer(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         made = generate_batch(

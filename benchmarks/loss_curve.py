@@ -35,10 +35,11 @@ def luthier(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     from luthier.models.lora import Adapter
     from luthier.models.weights import load_decoder
     from luthier.recipe import Recipe
-    from luthier.train.checkpoint import Progress
     from luthier.train.loop import fit
     from luthier.train.optim import make_optimizer
+    from luthier.train.progress import Progress
     from luthier.train.settings import Settings
+    from luthier.train.stream import Stream
 
     keep_freed_memory()
     steps, rows = given["steps"], given["rows"]
@@ -61,11 +62,12 @@ def luthier(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         if event == "step":
             seen.append(fields)
 
+    tokens = [Row(np.array(row["ids"], np.int32), np.array(row["mask"]), "", "", "") for row in rows]
     fit(
         decoder, adapter, make_optimizer(adapter, recipe),
-        [Row(np.array(row["ids"], np.int32), np.array(row["mask"]), "", "", "") for row in rows],
-        recipe=recipe, settings=settings, progress=Progress(), run_dir=folder, base_model=given["model"], emit=emit,
-        validate=None, should_stop=lambda: False,
+        Stream(tokens, plan, micro_batch_tokens=settings.micro_batch_tokens, seed=recipe.seed),
+        recipe=recipe, settings=settings, progress=Progress(), run_dir=folder, base_model=given["model"], facts={},
+        emit=emit, evaluate=None, should_stop=lambda: False,
     )  # fmt: skip
     return {
         "losses": [step["loss"] for step in seen],

@@ -70,6 +70,8 @@ def make_recipe(model: Path, data: Path, output_dir: Path, **fields: Any) -> Rec
         "max_new_tokens": 4,
         "dtype": "fp32",
         "device": "cpu",
+        "replay_share": 0.0,
+        "max_forgetting": None,
     }
     return Recipe(**{**values, **fields})
 

@@ -1,6 +1,8 @@
 """The command line as a person types it: a process of its own for every command, a tiny model, a folder to work in."""
 
+import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -8,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from helpers_cli import Desk
-from helpers_runs import events
+from helpers_plans import write_special
+from helpers_runs import events, talk, write_rows
 from luthier.core.files import read_json
 
 
@@ -22,7 +26,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Desk:
     return desk
 
 
-FAST = ("lora_r=2", "batch_tokens=256", "val_set_size=0.2", "num_samples=2", "max_new_tokens=4", "num_epochs=40")
+UNWATCHED = ("replay_share=0", "max_forgetting=null")  # forgetting is not measured, which takes most of a short run
+BRIEF = ("max_new_tokens=4", "num_epochs=40")
+FAST = ("lora_r=2", "batch_tokens=256", "val_set_size=0.2", "num_samples=2", *BRIEF, *UNWATCHED)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def recipe(desk: Desk, stored: str) -> str:
 def trained(desk: Desk, recipe: str) -> tuple[Path, str]:
     """A finished run with settings in both spellings, and what its command printed."""
     out, err = desk.run("train", recipe, *FAST, "max_steps=12", "--learning-rate", "1e-2", "--cutoff-len=512")
-    assert err == ""
+    assert "warning" not in err and "advice batch_tokens" in err
     return desk.folder / "runs/first", out
 
 
@@ -173,13 +179,165 @@ def test_models_are_added_listed_verified_and_removed(desk: Desk, chat_model: Pa
 
 def test_doctor_measures_this_machine(desk: Desk) -> None:
     out, _ = desk.run("doctor")
-    for text in ("processor", "memory", "GFLOP/s", "GB/s", "tokens/s", "SmolLM2-135M"):
+    for text in ("processor", "memory", "GFLOP/s", "GB/s", "tokens/s", "SmolLM2-135M", "through transformers"):
         assert text in out
 
 
 def test_the_adapter_names_its_base(desk: Desk, trained: tuple[Path, str]) -> None:
     base = read_json(trained[0] / "adapter/adapter_config.json")["base_model_name_or_path"]
     assert Path(base) == desk.home / ".luthier/models/tiny"
+
+
+STAGED = """
+base_model: tiny
+output_dir: runs/staged
+lora_r: 2
+batch_tokens: 256
+learning_rate: 1e-2
+num_epochs: 40
+eval_steps: 6
+save_steps: 1
+num_samples: 1
+max_new_tokens: 4
+replay_share: 0
+max_forgetting: null
+val_set_size: 0.2
+stages:
+  - name: broad
+    datasets: [talks.jsonl]
+    max_steps: 6
+  - name: special
+    datasets: [special.jsonl]
+    lr: 5e-3
+    max_steps: 60
+    gate: none
+"""
+
+
+@pytest.fixture(scope="module")
+def staged(desk: Desk, stored: str) -> Path:
+    """A training in two stages that Ctrl-C stopped in the second, and `--resume` finished."""
+    run_dir = desk.folder / "runs/staged"
+    (desk.folder / "staged.yaml").write_text(STAGED)
+    write_special(desk.folder / "special.jsonl")
+    out, _ = desk.run("check", "staged.yaml")
+    for text in ("stages[1].lr: read as learning_rate", "stage 1 of 2: broad", "stage 2 of 2: special", "All stages"):
+        assert text in out
+    assert not run_dir.exists()
+    events_of_second = run_dir / "stages/02-special/events.jsonl"
+    with desk.start("train", "staged.yaml") as process:
+        wait_for(lambda: len(lines(events_of_second, '"event": "step"')) >= 3, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "luthier train --resume runs/staged" in err
+    out, err = desk.run("chat", "runs/staged", "-p", "Hi", "--max-new-tokens", "2")
+    assert "the training is in stage special: the run is not finished" in out
+    out, err = desk.run("train", "--resume", "runs/staged")
+    assert "stage 01-broad: held-out loss" in out and "stage 02-special: held-out loss" in out, out
+    assert "luthier chat runs/staged --compare" in out
+    return run_dir
+
+
+def test_a_training_in_stages_runs_stops_and_goes_on(desk: Desk, staged: Path) -> None:
+    assert [event["passed"] for event in events(staged, "gate")] == [True, True]
+    assert [event["status"] for event in events(staged, "end")] == ["interrupted", "finished"]
+    assert [event["step"] for event in events(staged / "stages/02-special", "step")] == list(range(1, 61))
+    assert (staged / "report.html").is_file()
+    out, _ = desk.run("runs", "list")
+    assert "runs/staged" in out
+    _, err = desk.run("train", "--resume", "runs/staged", code=1)
+    assert "this training is finished" in err
+
+
+def test_every_stage_can_be_talked_to(desk: Desk, staged: Path) -> None:
+    for what in ("runs/staged", "runs/staged/stages/01-broad", "runs/staged/stages/01-broad/adapter"):
+        out, _ = desk.run("chat", what, "-p", "What is a violin?", "--max-new-tokens", "3")
+        assert out.strip()
+
+
+def test_what_changed_is_listed_and_accepted_by_name(desk: Desk, recipe: str) -> None:
+    run_dir = desk.folder / "runs/changed"
+    with desk.start("train", recipe, *FAST, "output_dir=runs/changed", "max_steps=60", "learning_rate=1e-2") as process:
+        wait_for(lambda: len(lines(run_dir / "events.jsonl", '"event": "step"')) >= 2, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    kept = (run_dir / "recipe.yaml").read_text()
+    (run_dir / "recipe.yaml").write_text(kept.replace("learning_rate: 0.01", "learning_rate: 0.005"))
+    _, err = desk.run("train", "--resume", "runs/changed", code=1)
+    assert "learning_rate was 0.01 and is 0.005: put it back, or go on with --accept learning_rate" in err
+    _, err = desk.run("train", "--resume", "runs/changed", "--accept", "learning_rate")
+    assert "since the checkpoint was written, learning_rate was 0.01 and is 0.005" in err
+    assert events(run_dir, "end")[-1]["status"] == "finished"
+
+
+def test_a_result_that_forgot_too_much_is_not_accepted(desk: Desk, recipe: str) -> None:
+    draw = random.Random(0)
+    numbers = [f"{draw.randint(1000, 9999)} {draw.randint(1000, 9999)}" for _ in range(60)]
+    write_rows(desk.folder / "numbers.jsonl", [talk(f"Say {number}!", number, group=number) for number in numbers])
+    settings = (
+        "lora_r=2",
+        "batch_tokens=256",
+        "val_set_size=0.2",
+        *BRIEF,
+        "general_datasets=[numbers.jsonl]",
+        "max_forgetting=0.001",
+        "replay_share=0",
+    )
+    out, err = desk.run(
+        "train",
+        recipe,
+        *settings,
+        "output_dir=runs/rejected",
+        "max_steps=4",
+        "eval_steps=4",
+        "learning_rate=5e-2",
+        code=5,
+    )
+    assert "not accepted" in err and "general loss" in err
+    assert "luthier chat runs/rejected/rejected --compare" in out
+    assert not (desk.folder / "runs/rejected/adapter").exists()
+    _, err = desk.run("chat", "runs/rejected", "-p", "Hi", code=1)
+    assert "was not accepted" in err and "luthier chat runs/rejected/rejected" in err
+    out, _ = desk.run("chat", "runs/rejected/rejected", "-p", "Hi", "--max-new-tokens", "2")
+    assert "this result was not accepted" in out
+
+
+def test_what_is_learned_by_heart_stops_and_the_best_is_published(desk: Desk, recipe: str) -> None:
+    draw = random.Random(0)
+
+    def nonsense(*lengths: int) -> str:
+        return " ".join("".join(draw.choice("aeioubdgklmnprst") for _ in range(length)) for length in lengths)
+
+    rows = [talk(f"Say {nonsense(5, 4, 6)}.", f"{nonsense(6, 5, 7)}.", group=f"g{index}") for index in range(40)]
+    write_rows(desk.folder / "nonsense.jsonl", rows)
+    out, _ = desk.run(
+        "train", recipe, *BRIEF, *UNWATCHED, "datasets=nonsense.jsonl", "output_dir=runs/by-heart", "val_set_size=0.6",
+        "batch_tokens=512", "max_steps=60", "eval_steps=5", "learning_rate=2e-2", "overfitting_patience=1",
+        "lora_r=8", "num_samples=0", "dtype=fp32",
+    )  # fmt: skip
+    run_dir = desk.folder / "runs/by-heart"
+    (end,) = events(run_dir, "end")
+    assert end["status"] == "overfitting" and 0 < end["best_step"] < end["step"] < 60
+    assert (run_dir / "adapter").is_dir() and "luthier chat runs/by-heart --compare" in out
+
+
+def test_a_model_that_gives_no_numbers_diverges(desk: Desk, recipe: str, chat_model: Path) -> None:
+    folder = Path(shutil.copytree(chat_model, desk.folder / "infinite"))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = (
+        "base_model=infinite",
+        "output_dir=runs/diverged",
+        "val_set_size=0",
+        "num_samples=0",
+        "batch_tokens=256",
+    )
+    out, err = desk.run("train", recipe, *BRIEF, *UNWATCHED, *settings, "learning_rate=1e-3", code=3)
+    assert "diverged" in err and "Nothing was kept" in out
+    assert not any((desk.folder / "runs/diverged" / name).exists() for name in ("adapter", "rejected"))
 
 
 def lines(file: Path, holding: str) -> Sequence[str]:

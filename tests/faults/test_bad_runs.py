@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers_runs import events, make_recipe, rows_of, talk, write_rows
+from helpers_runs import events, make_recipe, rows_of, talk, tensors, write_rows
 from luthier import cli
 from luthier.core.errors import LuthierError, ModelError, RunError
-from luthier.stages import run as run_module
+from luthier.stages import session
 from luthier.stages.check import check
 from luthier.stages.run import resume, train
-from luthier.train import loop
+from luthier.train import step
 
 
 def refused(recipe_values: dict[str, object], *expected: str) -> None:
@@ -111,31 +111,33 @@ def test_weights_that_fail_late_leave_the_folder_usable(
         raise ModelError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "load_decoder", fail)
+        patch.setattr(session, "load_decoder", fail)
         with pytest.raises(ModelError, match="gone"):
             train(recipe)
     assert train(recipe).status == "finished"
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(
+def test_a_loss_that_stays_not_finite_ends_the_run_and_the_best_is_kept(
     parts: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(**{**parts, "max_steps": 4, "save_steps": 1, "eval_steps": 4})
+    recipe = make_recipe(**{**parts, "max_steps": 30, "save_steps": 1, "eval_steps": 2})
     calls = 0
 
     def poisoned(logprobs: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return -logprobs.sum() * (float("nan") if calls > 4 else 1)
+        return -logprobs.sum() * (float("nan") if calls > 8 else 1)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "sft_loss", poisoned)
-        with pytest.raises(RunError, match="not finite"):
-            train(recipe)
-    run_dir = Path(recipe.output_dir)
-    (end,) = events(run_dir, "end")
-    assert end["status"] == "failed" and (run_dir / "report.html").is_file()
-    assert resume(run_dir).status == "finished"  # from the last good step, without the poison
+    monkeypatch.setattr(step, "sft_loss", poisoned)
+    result = train(recipe)
+    (end,) = events(result.run_dir, "end")
+    assert result.status == end["status"] == "diverged" and result.report.is_file()
+    assert result.adapter_dir is None and result.rejected_dir is not None
+    assert all(
+        tensor.isfinite().all() for tensor in tensors(result.rejected_dir / "adapter_model.safetensors").values()
+    )
+    with pytest.raises(RunError, match="this run is finished: the training diverged"):
+        resume(result.run_dir)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from helpers_runs import events, make_recipe, rows_of, same, tensors, write_rows
 from luthier.core.errors import RunError
 from luthier.core.files import read_json, write_text
 from luthier.recipe import Recipe, dump_recipe
-from luthier.stages import run as stage
 from luthier.stages.interrupt import Interrupt
 from luthier.stages.run import resume, train
+from luthier.train.checkpoint import facts_of, newest_good
 
 STEPS = 8
 FIELDS = {"max_steps": STEPS, "eval_steps": 3, "save_steps": 2, "keep_checkpoints": 3, "num_samples": 1}
@@ -149,16 +149,14 @@ def test_stopped_and_resumed_is_straight_in_less_memory(
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ({}, {"optim": "adamw_8bit"}, "optim: adamw, and this run has adamw_8bit"),
-        ({"optim": "adamw_8bit"}, {"optim": "adamw"}, "optim: adamw_8bit, and this run has adamw"),
-        ({}, {"adapter_dtype": "bf16"}, "adapter_dtype: fp32, and this run has bf16"),
-        ({"adapter_dtype": "bf16"}, {"adapter_dtype": "fp32"}, "adapter_dtype: bf16, and this run has fp32"),
-        ({"lora_alpha": 8}, {"lora_alpha": 64}, "lora_alpha: 8, and this run has 64"),
-        ({}, {"rslora": True}, "rslora: false, and this run has true"),
-        ({"lora_dropout": 0.5}, {"lora_dropout": 0.25}, "lora_dropout: 0.5, and this run has 0.25"),
+        ({}, {"optim": "adamw_8bit"}, "optim was adamw and is adamw_8bit"),
+        ({}, {"adapter_dtype": "bf16"}, "adapter_dtype was fp32 and is bf16"),
+        ({"lora_alpha": 8}, {"lora_alpha": 64}, "lora_alpha was 8 and is 64"),
+        ({}, {"lora_r": 4}, "lora_r was 2 and is 4"),
+        ({}, {"rslora": True}, "rslora was false and is true"),
     ],
 )
-def test_a_checkpoint_of_another_mode_is_refused(
+def test_f20_a_recipe_that_the_state_does_not_fit_is_refused(
     was: dict[str, Any],
     now: dict[str, Any],
     said: str,
@@ -170,10 +168,48 @@ def test_a_checkpoint_of_another_mode_is_refused(
 ) -> None:
     recipe, run_dir = interrupted(chat_model, conversations, tmp_path / "run", monkeypatch, **was)
     write_text(run_dir / "recipe.yaml", dump_recipe(recipe.model_copy(update=now)))
-    with pytest.raises(RunError, match=f"the checkpoint was made with {said}\n.*recipe.yaml"):
+    with pytest.raises(RunError, match=f"{said}: put it back, the saved state does not fit anything else"):
         resume(run_dir)
+    with pytest.raises(RunError, match="cannot be accepted"):
+        resume(run_dir, accept=list(now))
     write_text(run_dir / "recipe.yaml", dump_recipe(recipe))
     assert resume(run_dir).status == "finished"
+
+
+def test_f20_what_the_state_fits_can_be_accepted_by_name(
+    chat_model: Path, conversations: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run_dir = interrupted(chat_model, conversations, tmp_path / "run", monkeypatch, lora_dropout=0.5)
+    changed = recipe.model_copy(update={"lora_dropout": 0.25, "learning_rate": 1e-3})
+    write_text(run_dir / "recipe.yaml", dump_recipe(changed))
+    with pytest.raises(RunError, match="2 things have changed") as caught:
+        resume(run_dir, accept=["seed"])
+    assert "--accept lora_dropout" in str(caught.value) and "--accept learning_rate" in str(caught.value)
+    with pytest.raises(RunError, match="one thing has changed"):
+        resume(run_dir, accept=["lora_dropout"])
+    assert resume(run_dir, accept=["lora_dropout", "learning_rate"]).status == "finished"
+    told = [event["text"] for event in events(run_dir, "warning")]
+    assert "since the checkpoint was written, lora_dropout was 0.5 and is 0.25" in told
+    newest = max((run_dir / "checkpoints").glob("step-*"))
+    assert facts_of(newest)["lora_dropout"] == 0.25
+
+
+def test_f22_a_resume_with_other_microsteps_trains_on_the_same_rows(
+    straight: Path, chat_model: Path, conversations: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The split of a step into microsteps changes no more than the last bits."""
+    recipe = make_recipe(chat_model, conversations, tmp_path / "run", **FIELDS)
+    assert train(recipe, listen=stop_after(monkeypatch, 4)).status == "interrupted"
+    run_dir = tmp_path / "run"
+    write_text(run_dir / "recipe.yaml", dump_recipe(recipe.model_copy(update={"micro_batch_tokens": 256})))
+    with pytest.raises(RunError, match="micro_batch_tokens was 128 and is 256: put it back, or go on with --accept"):
+        resume(run_dir)
+    assert resume(run_dir, accept=["micro_batch_tokens"]).status == "finished"
+    steps = [{e["step"]: e for e in events(folder, "step")} for folder in (straight, run_dir)]
+    for step in range(1, STEPS + 1):
+        one, other = steps[0][step], steps[1][step]
+        assert (one["tokens"], one["label_tokens"]) == (other["tokens"], other["label_tokens"])
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_stopped_twice_is_straight(
@@ -216,23 +252,25 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_anew(
         (newest / "optimizer.safetensors").unlink()
     resume(run_dir)
     assert [event["step"] for event in events(run_dir, "resume")] == [4]
-    (warning,) = [event["text"] for event in events(run_dir, "warning")]
-    assert "step-000006 is passed over" in warning
+    told = [event["text"] for event in events(run_dir, "warning")]
+    assert sum("step-000006 is passed over" in text for text in told) == 1
     ends_alike(straight, run_dir)
-    assert stage.newest_good(run_dir)[0] == run_dir / "checkpoints/step-000008"
+    assert newest_good(run_dir)[0] == run_dir / "checkpoints/step-000008"
     whole = tensors(straight / "checkpoints/step-000006/adapter_model.safetensors")
     assert same(tensors(newest / "adapter_model.safetensors"), whole)
+    assert (newest.parent / "step-000006.corrupt").is_dir()
 
 
-def test_without_any_good_checkpoint_it_starts_over(straight: Path, tmp_path: Path, home: Path) -> None:
+def test_f18_without_any_good_checkpoint_it_is_refused(straight: Path, tmp_path: Path, home: Path) -> None:
     run_dir = Path(shutil.copytree(straight, tmp_path / "run"))
     crash_after(run_dir, 6)
     for folder in (run_dir / "checkpoints").iterdir():
         (folder / "state.json").unlink()
-    resume(run_dir)
-    assert [event["step"] for event in events(run_dir, "resume")] == [0]
-    assert len(events(run_dir, "warning")) == 2
-    assert same(*(tensors(run / "adapter/adapter_model.safetensors") for run in (straight, run_dir)))
+    before = (run_dir / "events.jsonl").read_bytes()
+    for _ in range(2):
+        with pytest.raises(RunError, match="none of its checkpoints can be used"):
+            resume(run_dir)
+    assert (run_dir / "events.jsonl").read_bytes() == before
 
 
 def test_a_run_that_died_before_its_first_event_begins_anew(straight: Path, tmp_path: Path, home: Path) -> None:
@@ -274,7 +312,7 @@ def test_an_early_stop_takes_no_further_step_when_resumed(
 
 def test_a_finished_run_is_not_resumed(straight: Path, home: Path) -> None:
     before = (straight / "events.jsonl").read_bytes()
-    with pytest.raises(RunError, match=r"this run is finished\n  → start another"):
+    with pytest.raises(RunError, match=r"this run is finished.*\n  → start another"):
         resume(straight)
     assert (straight / "events.jsonl").read_bytes() == before
 
@@ -293,7 +331,7 @@ def interrupted(
     return recipe, run_dir
 
 
-def test_changed_data_or_model_is_refused_with_the_reason(
+def test_f20_changed_data_or_model_is_refused_with_the_reason(
     model_copy: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_rows(tmp_path / "talks.jsonl", rows_of())
@@ -302,7 +340,7 @@ def test_changed_data_or_model_is_refused_with_the_reason(
     events_before = (run_dir / "events.jsonl").read_bytes()
 
     write_rows(data, rows_of()[:-1])
-    with pytest.raises(RunError, match=r"the training data has changed since this run began.*\n.*put it back"):
+    with pytest.raises(RunError, match=r"one thing has changed\n  → data was .*training rows 32 and is .*rows 31"):
         resume(run_dir)
     write_rows(data, rows_of())
 
@@ -310,7 +348,7 @@ def test_changed_data_or_model_is_refused_with_the_reason(
     template = config["chat_template"]
     config["chat_template"] = template.replace("SmolLM", "Luthier")
     (model_copy / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="the chat template has changed"):
+    with pytest.raises(RunError, match=r"chat_template was .* and is .*: put it back"):
         resume(run_dir)
     (model_copy / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
 
@@ -318,7 +356,7 @@ def test_changed_data_or_model_is_refused_with_the_reason(
     bits = bytearray(weights.read_bytes())
     bits[-1] ^= 1
     weights.write_bytes(bits)
-    with pytest.raises(RunError, match="the base model's files have changed"):
+    with pytest.raises(RunError, match=r"base_model was model\.safetensors .* and is"):
         resume(run_dir)
     bits[-1] ^= 1
     weights.write_bytes(bits)
@@ -346,7 +384,7 @@ with RunLock(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_in_use_names_the_process(
+def test_f23_a_folder_in_use_names_the_process(
     straight: Path, chat_model: Path, conversations: Path, tmp_path: Path, home: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -356,7 +394,7 @@ def test_a_folder_in_use_names_the_process(
         [sys.executable, "-c", HOLD, run_dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as other:
         assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
-        in_use = rf"in use by another run \(process {other.pid}\)"
+        in_use = rf"in use by another run \(process {other.pid}, since 2"
         with pytest.raises(RunError, match=in_use):
             train(make_recipe(chat_model, conversations, run_dir))
         shutil.copytree(straight, run_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock", "adapter"))
@@ -378,7 +416,7 @@ def test_a_damaged_best_checkpoint_is_told_and_not_published(
     best, last = (result.run_dir / "checkpoints" / f"step-{end[name]:06d}" for name in ("best_step", "step"))
     (best / "adapter_model.safetensors").write_bytes(b"")
     resume(result.run_dir)
-    (warning,) = (event["text"] for event in events(result.run_dir, "warning"))
-    assert "was the best checkpoint" in warning
+    told = [event["text"] for event in events(result.run_dir, "warning")]
+    assert sum("was the best checkpoint" in text for text in told) == 1
     assert same(*(tensors(folder / "adapter_model.safetensors") for folder in (result.adapter_dir, last)))
-    assert events(result.run_dir, "end")[-1]["best_step"] == end["step"]
+    assert events(result.run_dir, "outcome")[-1]["step"] == end["step"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from helpers_numerics import assert_within_budget, randn
 from luthier.kernels.nf4 import NF4, NF4Weight, dequantise, quantise
 from luthier.kernels.nf4.naive import multiply as naive
+from luthier.kernels.nf4.native import Missing
 from luthier.kernels.nf4.stack import can_stack, stack
 from luthier.kernels.nf4.weight import THIN
 
@@ -132,6 +133,7 @@ def test_what_cannot_be_stacked() -> None:
 @pytest.mark.parametrize("tokens", [1, 5, THIN, THIN + 1])
 def test_pieces_on_a_cpu(tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.kernels.nf4.weight.CHUNK", 192 * 10)
+    monkeypatch.setattr("luthier.kernels.nf4.native.loaded", lambda: Missing("no compiler"))
     parts = parts_of([25, 8, 10, 1], 192)
     weight, x, bias = NF4Weight(parts, dtype), randn(tokens, 192, dtype=dtype), randn(44, dtype=dtype)
     calls = []

@@ -199,8 +199,8 @@ def test_a_weight_multiplies_in_c_where_it_can(dtype: torch.dtype, monkeypatch: 
     assert len(calls) == 2
     weight.forward(randn(THIN + 1, 192, dtype=dtype), None)
     NF4Weight(parts_of([300, 90], 200), dtype).forward(randn(3, 200, dtype=dtype), None)
-    NF4Weight(parts_of([30, 9], 192), dtype).forward(x, None)
-    assert len(calls) == 2, "many rows, rows that are not whole blocks, and toy weights are torch's"
+    assert len(calls) == 2, "many rows, and rows that are not whole blocks, are torch's"
+    assert weight.in_c and not NF4Weight(parts_of([300, 90], 200), dtype).in_c
     with pytest.raises(RuntimeError):
         weight.forward(x, randn(389, dtype=dtype))
 
@@ -210,6 +210,7 @@ def test_without_a_library_torch_does_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(native, "loaded", lambda: missing)
     parts = parts_of([300, 90], 192)
     weight, x = NF4Weight(parts, torch.float32), randn(3, 192, dtype=torch.float32)
+    assert not weight.in_c
     assert torch.equal(weight.forward(x, None), weight._by_pieces(x, None))
     out = torch.empty(300, 192)
     assert torch.equal(dequantise(parts[0], out), by_chunks(parts[0], torch.empty(300, 192)))

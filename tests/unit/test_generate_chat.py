@@ -18,7 +18,7 @@ from luthier.cli import chat as cli
 from luthier.core.errors import ModelError
 from luthier.core.hardware import Memory
 from luthier.data.records import Message
-from luthier.kernels.nf4 import NF4Weight
+from luthier.kernels.nf4 import NF4Weight, native
 from luthier.models import unpack
 from luthier.models.adapter_files import read_held
 from luthier.models.generate import Sampling, generate
@@ -105,7 +105,7 @@ def test_an_adapter_with_settings_that_are_none(run: Path, tmp_path: Path, home:
         load(tmp_path / "copied", device="cpu")
 
 
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:.*tie_word_embeddings=True")
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # that tables are in target_modules
 def test_tables_beside_an_adapter_are_compared_before_the_head_is_unpacked(
     model: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -137,8 +137,15 @@ def test_nothing_is_noted_of_a_base_in_full(model: Path, tmp_path: Path, home: P
         read_held(run / "adapter")
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C compiler."""
+    missing = native.Missing("no C compiler (cc) was found")
+    monkeypatch.setattr(native, "loaded", lambda: missing)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_unpacked_it_is_the_same_base(model: Path, dtype: torch.dtype) -> None:
+def test_unpacked_it_is_the_same_base(model: Path, dtype: torch.dtype, uncompiled: None) -> None:
     four, unpacked = (load_decoder(model, dtype=dtype, nf4=True, nf4_head=True) for _ in range(2))
     assert unpack_to_answer(unpacked) and not unpack_to_answer(unpacked)
     assert not isinstance(unpacked.head, NF4Head)
@@ -152,13 +159,27 @@ def test_unpacked_it_is_the_same_base(model: Path, dtype: torch.dtype) -> None:
         assert made[0] == made[1]
 
 
-def test_without_memory_it_stays_in_four_bits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_it_stays_in_four_bits(model: Path, monkeypatch: pytest.MonkeyPatch, uncompiled: None) -> None:
     decoder = load_decoder(model, dtype=torch.float32, nf4=True)
     numbers = decoder.spec.num_linear_parameters
     monkeypatch.setattr(unpack, "memory", lambda: Memory(10**12, 2 * 4 * numbers - 1))
     assert not unpack_to_answer(decoder) and isinstance(decoder.layers[1].o.weight, NF4Weight)
     monkeypatch.setattr(unpack, "memory", lambda: Memory(10**12, 2 * 4 * numbers))
     assert unpack_to_answer(decoder)
+
+
+def test_what_c_multiplies_stays_in_four_bits(run: Path, tmp_path: Path, home: Path) -> None:
+    """A quarter of the memory, as fast for one conversation; a layout that C does not read is unpacked."""
+    if isinstance(native.loaded(), native.Missing):
+        pytest.skip(f"{native.loaded()}")
+    chat = load(run, device="cpu", dtype="fp32")
+    assert isinstance(chat.decoder.head, NF4Head) and isinstance(chat.decoder.layers[0].qkv.weight, NF4Weight)
+    chat.close()
+    make_twin(tmp_path, "llama", **{**BLOCKS, "intermediate_size": 96})  # rows of down_proj end within a block
+    decoder = load_decoder(tmp_path, dtype=torch.float32, nf4=True)
+    layer = decoder.layers[0]
+    assert unpack_to_answer(decoder)
+    assert isinstance(layer.o.weight, NF4Weight) and not isinstance(layer.down.weight, NF4Weight)
 
 
 def test_a_base_in_full_is_left_alone(tmp_path: Path) -> None:

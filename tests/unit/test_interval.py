@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.evaluate.interval import BETTER, SAME, UNKNOWN, WORSE, compare
+from luthier.evaluate.interval import BETTER, MOST_UNITS, SAME, UNKNOWN, WORSE, _heaps, compare, gap, paired_change
 
 
 def _losses(rng: np.random.Generator, groups: int, rows: int, drop: float) -> tuple[np.ndarray, ...]:
@@ -117,3 +117,61 @@ def test_what_cannot_be_compared(before: list[float], after: list[float], tokens
 def test_it_fits_into_an_event() -> None:
     fields = dataclasses.asdict(compare(np.ones(9), np.ones(9), np.ones(9), [""] * 9))
     assert json.loads(json.dumps(fields))["interval"] == [0, 0]
+
+
+def test_a_quick_change_agrees_with_the_comparison() -> None:
+    before, after, tokens, groups = _losses(np.random.default_rng(7), 40, 5, 0.1)
+    quick, whole = paired_change(before, after, tokens, groups), compare(before, after, tokens, groups)
+    assert quick.change == pytest.approx(whole.after - whole.before) and quick.fell and not quick.rose
+    assert quick.interval is not None and whole.loss_interval is not None
+    width = whole.loss_interval[1] - whole.loss_interval[0]
+    assert quick.interval == pytest.approx((-whole.loss_interval[1], -whole.loss_interval[0]), abs=0.15 * width)
+    assert (quick.rows, quick.groups) == (200, 40)
+    back = paired_change(after, before, tokens, groups)
+    assert back.rose and not back.fell and back.change == pytest.approx(-quick.change)
+    assert paired_change(before, after, tokens, groups) == quick
+
+
+def test_a_quick_change_of_few_groups_has_no_interval() -> None:
+    quick = paired_change(np.ones(30), np.full(30, 2.0), np.ones(30), ["a", "b", "c"] * 10)
+    assert (quick.change, quick.interval, quick.rose, quick.groups) == (1.0, None, False, 3)
+
+
+def test_many_groups_are_dealt_into_heaps_with_the_same_interval() -> None:
+    rng = np.random.default_rng(8)
+    tokens, before = rng.integers(20, 400, 4 * MOST_UNITS), rng.uniform(1, 3, 4 * MOST_UNITS)
+    after = before + rng.normal(0.01, 0.2, len(before))
+    change = paired_change(before * tokens, after * tokens, tokens, [""] * len(before))
+    assert change.interval is not None and change.groups == 4 * MOST_UNITS
+    residual = (after - before - change.change) * tokens
+    error = np.sqrt((residual**2).sum()) / tokens.sum()  # of a ratio of sums, by linearisation
+    assert (change.interval[1] - change.interval[0]) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_what_a_quick_change_costs_is_bounded() -> None:
+    rng = np.random.default_rng(0)
+    units = rng.uniform(size=(4 * MOST_UNITS + 1, 3))
+    heaps = _heaps(units, rng)
+    assert heaps.shape == (MOST_UNITS, 3) and heaps.sum(axis=0) == pytest.approx(units.sum(axis=0))
+    assert len(_heaps(units[:9], rng)) == 9
+
+
+def test_quick_changes_cover() -> None:
+    """Of 200 intervals about 190 hold the true change."""
+    rng = np.random.default_rng(9)
+    hits = 0
+    for seed in range(200):
+        low, high = paired_change(*_losses(rng, 60, 1, 0.2), seed=seed).interval or (0, 0)
+        hits += low <= -0.2 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_the_gap_between_two_sets() -> None:
+    rng = np.random.default_rng(10)
+    one, other = ((rng.normal(level, 0.3, 200) * 50, np.full(200, 50), [""] * 200) for level in (2.0, 2.5))
+    found = gap(one, other, seed=0)
+    assert found.rose and found.interval is not None and found.change == pytest.approx(0.5, abs=0.1)
+    assert found.interval[1] - found.interval[0] == pytest.approx(2 * 1.96 * 0.3 * np.sqrt(2 / 200), rel=0.2)
+    assert not gap(one, one, seed=0).rose and found.rows == 400
+    few = (other[0][:7], other[1][:7], [""] * 7)
+    assert gap(one, few, seed=0).interval is None

@@ -103,6 +103,25 @@ def test_value_of_another_tool_is_read_as_ours_and_announced(tmp_path, field, va
         Recipe(base_model="m", datasets=["a"], output_dir="o", **{field: value})
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "load_in_4bit: true",
+        "bnb_4bit_quant_type: nf4",
+        "bnb_4bit_use_double_quant: true",
+        "bnb_4bit_compute_dtype: bfloat16",
+        "double_quantization: true",
+        "quantization_bit: 4",
+    ],
+)
+def test_what_other_tools_say_about_four_bits(tmp_path, line):
+    """It goes, whether the recipe says `adapter: qlora` already or not."""
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, f"adapter: qlora\n{line}")
+    assert caught.value.fix.startswith("remove the line: ")
+    assert "4 bits" in caught.value.fix or "NF4" in caught.value.fix
+
+
 def test_advice_is_about_fields_and_values_that_are_not_accepted():
     for field, value in VALUE_ADVICE:
         info = {**Dataset.model_fields, **Recipe.model_fields}[field]

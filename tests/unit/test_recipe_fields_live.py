@@ -59,7 +59,9 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
 OWN_TESTS = {
     "allow_leaks", "base_model", "chat_template", "datasets", "device", "eval_sets", "gradient_checkpointing",
     "embedding_on_host",
-    "max_new_tokens",
+    "general_datasets", "max_forgetting", "replay_share",  # tests/faults/test_forgetting_run.py
+    "stages",  # tests/invariants/test_stages.py
+    "max_new_tokens", "overfitting_patience",  # the latter: tests/faults/test_overfitting_run.py
     "micro_batch_tokens", "on_bad_row", "output_dir", "val_datasets",
 }  # fmt: skip
 UNSAID = {"time", "seconds", "training_seconds", "tokens_per_second", "peak_rss_bytes", "recipe", "settings"}
@@ -75,7 +77,8 @@ def outcome(recipe: Recipe) -> dict[str, Any]:
     result = train(recipe)
     said = [{key: value for key, value in event.items() if key not in UNSAID} for event in events(result.run_dir)]
     kept = sorted(folder.name for folder in (result.run_dir / "checkpoints").iterdir())
-    adapter = {name: t.tolist() for name, t in tensors(result.run_dir / "adapter/adapter_model.safetensors").items()}
+    folder = result.adapter_dir or result.rejected_dir  # what learned next to nothing is not published
+    adapter = {name: t.tolist() for name, t in tensors(folder / "adapter_model.safetensors").items()}
     return {"events": said, "kept": kept, "adapter": adapter}
 
 
@@ -209,7 +212,7 @@ def test_embedding_on_host(
         wanted.append(options["embedding_on_host"])
         return load_decoder(*args, **options)
 
-    for module in ("luthier.stages.run", "luthier.serve.chat"):
+    for module in ("luthier.stages.session", "luthier.serve.chat"):
         monkeypatch.setattr(f"{module}.load_decoder", noted)
     result = train(make_recipe(chat_model, conversations, tmp_path / "run", **BASE, embedding_on_host=True))
     load(result.run_dir)

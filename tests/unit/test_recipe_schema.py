@@ -25,6 +25,8 @@ DEFAULTS = {
     "val_set_size": 0.05,
     "eval_sets": [],
     "allow_leaks": False,
+    "general_datasets": [],
+    "replay_share": 0.05,
     "sequence_len": 2048,
     "too_long": "cut",
     "on_bad_row": "stop",
@@ -42,10 +44,13 @@ DEFAULTS = {
     "max_grad_norm": 1.0,
     "num_epochs": 1.0,
     "max_steps": None,
+    "stages": [],
     "eval_steps": "auto",
     "save_steps": "auto",
     "keep_checkpoints": 2,
     "early_stopping_patience": 0,
+    "overfitting_patience": 3,
+    "max_forgetting": 0.08,
     "num_samples": 4,
     "max_new_tokens": 128,
     "seed": 0,
@@ -72,6 +77,9 @@ ALLOWED = {
     "val_set_size": "a number from 0 to below 1",
     "eval_sets": "a list of files",
     "allow_leaks": "true or false",
+    "general_datasets": "a list of files",
+    "replay_share": "a number from 0 to 0.5",
+    "max_forgetting": "null or a number above 0",
     "sequence_len": "a whole number from 16 up",
     "too_long": "cut or drop",
     "chat_template": "the path of a .jinja file or null",
@@ -82,6 +90,7 @@ ALLOWED = {
     "lr_scheduler": "cosine, linear, constant or wsd",
     "max_steps": "null or a whole number from 1 up",
     "num_epochs": "a number above 0",
+    "stages": "a list of stages",
     "output_dir": "a text",
 }
 
@@ -136,6 +145,9 @@ def test_allowed_values_in_words(name, text):
         ("eval_steps", 1),
         ("save_steps", 7),
         ("keep_checkpoints", 1),
+        ("replay_share", 0),
+        ("replay_share", 0.5),
+        ("max_forgetting", None),
         ("num_samples", 0),
         ("max_new_tokens", 1),
         ("dtype", "fp32"),
@@ -183,6 +195,9 @@ def test_values_at_the_edge_are_taken(field, value):
         ("save_steps", "never", '"never"'),
         ("keep_checkpoints", 0, "0"),
         ("early_stopping_patience", -1, "-1"),
+        ("overfitting_patience", -1, "-1"),
+        ("replay_share", 0.6, "0.6"),
+        ("max_forgetting", 0, "0"),
         ("num_samples", -1, "-1"),
         ("max_new_tokens", 0, "0"),
         ("seed", -1, "-1"),
@@ -331,6 +346,19 @@ def test_a_wrong_target_is_named(entry, advice):
 @pytest.mark.parametrize("targets", ["some", [], 3, {"q_proj": 1}])
 def test_what_is_no_list_of_targets_is_refused_as_a_whole(targets):
     assert refusal(lora_targets=targets).startswith("lora_targets must be all or a list of q_proj")
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("q_proj", ["q_proj"]), ("q_proj, v_proj", ["q_proj", "v_proj"]), ("fc1,fc2", ["fc1", "fc2"]), ("all", "all")],
+)
+def test_targets_as_a_text(text, read):
+    assert make(lora_targets=text).lora_targets == read
+
+
+@pytest.mark.parametrize("text", ["q_porj", "Q_PROJ"])
+def test_a_wrong_target_as_a_text(text):
+    assert refusal(lora_targets=text).endswith(f'embed_tokens, not "{text}"\n  → did you mean q_proj?')
 
 
 @pytest.mark.parametrize(

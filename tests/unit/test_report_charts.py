@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from luthier.core.charts import Series, interval_chart, legend, line_chart, log_ticks, nice_ticks, smooth, thin
+from luthier.core.charts import Notes, Series, interval_chart, legend, line_chart, log_ticks, nice_ticks, smooth, thin
 from luthier.core.charts import tick_text as text
 
 
@@ -36,7 +36,8 @@ def test_tick_labels() -> None:
 
 
 def test_a_chart_is_xml_with_a_name() -> None:
-    svg = _chart(Series("a & b", [0, 1, 2], [3, 2, 1], "points", best=2), marks=[(1, "<epoch>")], end_label="best <1>")
+    notes = Notes(marks=[(1, "<epoch>")])
+    svg = _chart(Series("a & b", [0, 1, 2], [3, 2, 1], "points", best=2), notes=notes, end_label="best <1>")
     root = ElementTree.fromstring(svg)
     assert root.get("aria-label") == "Loss <by> step" and root.get("role") == "img"
     assert len(root.findall("circle")) == 3 + 1  # the points and the ring
@@ -81,3 +82,53 @@ def test_the_interval_is_drawn_with_zero_in_view() -> None:
 
 def test_the_legend_leaves_out_curves_without_a_name() -> None:
     assert legend([Series("<a>", [], []), Series("", [], [])]).count("<i ") == 1
+
+
+def _paths(svg: str, kind: str) -> list[str]:
+    return [path.get("d", "") for path in ElementTree.fromstring(svg).findall("path") if kind in path.get("class", "")]
+
+
+def test_a_line_is_lifted_over_a_gap() -> None:
+    curve = Series("a", [1, 2, 8, 9], [1, 1, 1, 1], gaps=[(2, 7)])
+    (whole,) = _paths(_chart(Series("a", [1, 2, 8, 9], [1, 1, 1, 1])), "curve")
+    (lifted,) = _paths(_chart(curve), "curve")
+    assert whole.count("M") == 1 and lifted.count("M") == 2 and lifted.count("L") == 2
+
+
+def test_an_interval_is_an_area_within_the_axes() -> None:
+    svg = _chart(Series("a", [0, 10], [1, 2], lows=[0, 1], highs=[2, 5]), width=268, height=152)
+    (area,) = _paths(svg, "area")
+    heights = [float(point.split()[1].rstrip("Z")) for point in area[1:].split("L")]
+    assert heights == [78.7, 28.7, 95.3, 112.0]  # 2 and 5 above, then back 1 and 0 below, on an axis from 0 to 6
+
+
+def test_notes_are_drawn_and_in_view() -> None:
+    notes = Notes(bands=[(20, 30, "rewound")], spots=[(40, "step 40 skipped")], levels=[(9, "limit <9>")])
+    root = ElementTree.fromstring(_chart(Series("a", [0, 10], [1, 2]), notes=notes, width=268, height=152))
+    (band,) = root.findall("rect")
+    assert (float(band.get("x", "")), float(band.get("width", ""))) == (56 + 100, 50)  # the axis goes to 40
+    (spot,) = (path for path in root.findall("path") if path.get("class") == "spot")
+    assert spot.get("d", "").startswith("M251.5") and spot.findtext("title") == "step 40 skipped"
+    assert [line.get("y1") for line in root.findall("line") if line.get("class") == "level"] == ["22.0"]
+    assert "rewound" in [text.text for text in root.findall("text")]
+
+
+def test_a_logarithmic_x_axis_names_powers_of_ten() -> None:
+    svg = _chart(Series("a", [1e-6, 1e-4, 1e-2], [1, 2, 3], "points"), log_x=True, width=268, height=152)
+    root = ElementTree.fromstring(svg)
+    assert [float(dot.get("cx", "")) for dot in root.findall("circle")] == [56, 156, 256]
+    assert {"1e−6", "1e−4", "1e−2"} <= {text.text for text in root.findall("text")}
+
+
+def test_spots_have_bars_and_names() -> None:
+    curve = Series("a", [1, 2], [3, 4], "spots", lows=[2, 3], highs=[4, 5], left=[0.5, 1.5], right=[1.5, 2.5],
+                   names=["<0.5>", ""])  # fmt: skip
+    root = ElementTree.fromstring(_chart(curve))
+    assert len([line for line in root.findall("line") if line.get("class") == "whisker"]) == 4
+    assert "<0.5>" in [text.text for text in root.findall("text")]
+    circles = root.findall("circle")
+    assert len(circles) == 2 and float(circles[0].get("cx", "")) > 56  # not on the edge
+
+
+def test_one_x_for_all_points_is_drawn() -> None:
+    assert "nan" not in _chart(Series("a", [5, 5], [1, 2], "points"))

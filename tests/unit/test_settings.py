@@ -47,6 +47,12 @@ def test_long_rows_do_not_make_an_endless_batch(spec: Spec) -> None:
     assert settings(spec, 5000, 8000).batch_tokens == 32768
 
 
+@pytest.mark.parametrize(("epochs", "validations"), [(0.5, 4), (1.0, 4), (3.0, 9), (5.0, 15), (40.0, 20)])
+def test_more_epochs_are_validated_more_often(spec: Spec, epochs: float, validations: int) -> None:
+    decided = settings(spec, 3200, 100, num_epochs=epochs)
+    assert validations - 1 < decided.total_steps / decided.eval_steps <= validations
+
+
 @pytest.mark.parametrize(("on_gpu", "tokens"), [(False, CPU_MICRO_TOKENS), (True, GPU_MICRO_TOKENS)])
 def test_a_microstep_is_what_the_device_likes(spec: Spec, on_gpu: bool, tokens: int) -> None:
     decided = settings(spec, 5000, 1000, on_gpu=on_gpu)

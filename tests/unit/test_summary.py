@@ -9,7 +9,8 @@ import pytest
 from luthier.core.errors import RunError
 from luthier.core.lock import RunLock
 from luthier.evaluate.adapter_words import adapter_words
-from luthier.evaluate.summary import Answer, Validation, list_runs, read_summary
+from luthier.evaluate.run_parts import Answer, General, RangeTest, StrengthPoint, Validation
+from luthier.evaluate.summary import list_runs, read_summary
 from luthier.recipe import Recipe
 
 START = {
@@ -182,3 +183,107 @@ def test_list_runs_looks_one_and_two_levels_deep_and_sorts_by_age(tmp_path: Path
     assert [run.name for run in list_runs(tmp_path)] == ["early", "late"]
     assert [run.name for run in list_runs(tmp_path / "late")] == ["late"]
     assert list_runs(tmp_path / "nothing") == []
+
+
+REWIND = {"event": "rewind", "step": 5, "to_step": 2, "next_step": 8, "reason": "r", "rate_scale": 0.5, "rewinds": 1}
+
+
+def _skipped(step: int) -> dict[str, Any]:
+    return {"event": "skipped", "step": step, "reason": "the loss is not finite", "loss": None, "wheres": ["a:1"]}
+
+
+def test_what_a_rewind_took_back_does_not_stand_and_is_not_lost(tmp_path: Path) -> None:
+    steps = [_step(n) for n in range(1, 5)]
+    after = [_step(9, 1.5), _validation(9, 1.7)]
+    before = [*steps[:2], _validation(2, 1.9), *steps[2:], _validation(4, 1.6), _skipped(5)]
+    run = read_summary(_run(tmp_path / "a", START, *before, REWIND, *after))
+    assert [step.step for step in run.steps] == [1, 2, 9] and [step.step for step in run.thrown] == [3, 4]
+    assert run.validations == (Validation(2, 1.9), Validation(9, 1.7))
+    assert run.thrown_validations == (Validation(4, 1.6),)
+    assert run.best_step == 4 and run.best_validation == Validation(4, 1.6)  # its checkpoint is kept over a rewind
+    assert [(one.kind, one.step) for one in run.decisions] == [("skipped", 5), ("rewind", 5)]
+
+
+def test_a_resume_after_a_rewind_keeps_it_and_one_before_it_takes_it_back(tmp_path: Path) -> None:
+    before = [START, *[_step(n) for n in range(1, 5)], _skipped(5), REWIND, _step(9), _skipped(10)]
+    later = read_summary(_run(tmp_path / "a", *before, {"event": "resume", "step": 8}, _step(9)))
+    assert [step.step for step in later.thrown] == [3, 4] and [one.kind for one in later.decisions] == [
+        "skipped",
+        "rewind",
+    ]
+    assert [step.step for step in later.steps] == [1, 2, 9]
+    early = read_summary(_run(tmp_path / "b", *before, {"event": "resume", "step": 2}, _step(3)))
+    assert early.thrown == () and early.decisions == () and [step.step for step in early.steps] == [1, 2, 3]
+
+
+def test_the_probe_is_read_beside_validation(tmp_path: Path) -> None:
+    run = read_summary(_run(tmp_path / "a", START, {**_validation(0, 2.0), "probe_loss": 1.9}, _validation(2, 1.8)))
+    assert run.validations == (Validation(0, 2.0, 1.9), Validation(2, 1.8))
+
+
+def test_decisions_of_a_start_that_is_made_again_are_there_once(tmp_path: Path) -> None:
+    advice = {"event": "advice", "text": "larger batches"}
+    run = read_summary(_run(tmp_path / "a", START, advice, _step(1), {"event": "resume", "step": 0}, advice))
+    assert [one.fields["text"] for one in run.decisions] == ["larger batches"]
+
+
+def test_forgetting_strength_and_range_test(tmp_path: Path) -> None:
+    base = {"event": "forgetting", "step": 0, "n": 9, "change": None, "verdict": "base", "text": "the base"}
+    seen = {**base, "step": 5, "change": 0.1, "interval": [0.05, 0.15], "budget": 0.08, "verdict": "too much"}
+    point = {"strength": 0.5, "target_change": -0.3, "target_interval": [-0.4, -0.2], "general_change": 0.02}
+    strength = {"event": "strength", "points": [{**point, "general_interval": None, "inside": True}, {"strength": 1}]}
+    rates = {
+        "event": "range_test",
+        "rates": [1e-5, 1e-4],
+        "losses": [2, 1],
+        "smoothed": [2, 1],
+        "chosen": 5e-5,
+        "why": "w",
+    }
+    events = [START, rates, base, _step(5), seen, {**strength, "chosen": 0.5, "accepted": True, "text": "t"}]
+    run = read_summary(_run(tmp_path / "a", *events))
+    assert run.general == (General(5, 0.1, (0.05, 0.15), 9, 0.08, "too much"),)
+    assert run.strength is not None and (run.strength.chosen, run.strength.accepted) == (0.5, True)
+    assert run.strength.points == (StrengthPoint(0.5, -0.3, (-0.4, -0.2), 0.02, None, True),)
+    assert run.range_test == RangeTest((1e-5, 1e-4), (2, 1), (2, 1), 5e-5, "w")
+    again = read_summary(_run(tmp_path / "b", *events, {"event": "resume", "step": 4}))
+    assert again.general == () and again.strength is None and again.range_test is not None
+
+
+def test_stages_and_their_gates(tmp_path: Path) -> None:
+    beside = {"rows": 9, "groups": 9, "label_tokens": 90, "before": 2.0, "after": 1.5, "change_percent": 25.0}
+    run = read_summary(
+        _run(
+            tmp_path / "a",
+            {**START, "stages": ["one", "two"]},
+            {"event": "stage", "name": "one", "number": 1, "of": 2, "parent": "", "path": "stages/01-one"},
+            {"event": "gate", "stage": "one", "passed": True, "text": "fine", "status": "finished", "base": beside},
+            {"event": "stage", "name": "two", "number": 2, "of": 2, "parent": "one", "path": "stages/02-two"},
+            {"event": "end", "status": "interrupted", "stage": "two"},
+        )
+    )
+    one, two = run.stages
+    assert (one.passed, one.text, one.status) == (True, "fine", "finished") and one.base is not None
+    assert (two.parent, two.passed, two.before) == ("one", None, None) and run.status == "interrupted"
+
+
+@pytest.mark.parametrize("status", ["overfitting", "forgetting", "diverged", "not accepted"])
+def test_new_ends_and_what_was_published(tmp_path: Path, status: str) -> None:
+    outcome = {"event": "outcome", "status": status, "folder": "rejected", "text": "why", "step": 2, "strength": 1.0}
+    run = read_summary(_run(tmp_path / "a", START, _step(1), outcome, {"event": "end", "status": status}))
+    assert (run.status, run.published, run.heldout_step) == (status, "rejected", 2)
+
+
+def test_damaged_decisions_are_no_error(tmp_path: Path) -> None:
+    broken = [
+        {"event": name} for name in ("skipped", "rewind", "overfit", "forgetting", "strength", "range_test", "gate")
+    ]
+    odd = [
+        {"event": "rewind", "step": "x", "to_step": None},
+        {"event": "range_test", "rates": [1, "b"], "losses": 3},
+        {"event": "strength", "points": [None, 3, {"strength": 1}]},
+        {"event": "stage", "number": "first"},
+        {"event": "skipped", "step": 3, "wheres": 7},
+    ]
+    run = read_summary(_run(tmp_path / "a", START, *broken, *odd, _step(1)))
+    assert run.range_test is None and run.strength is not None and run.strength.points == () and run.stages == ()

@@ -13,6 +13,7 @@ from luthier.cli.progress import RunProgress
 
 if TYPE_CHECKING:
     from luthier.stages.check import Check
+    from luthier.stages.plan_check import PlanCheck
 
 
 def check(
@@ -34,13 +35,26 @@ def check(
     try:
         show_check(result)
     finally:
-        result.prepared.close()
+        result.close()
     command = Text(shlex.join(["luthier", "train", str(recipe), *context.args]), "bold")
     out.print(Text("Ready. Next: ").append(command), soft_wrap=True)
 
 
-def show_check(result: "Check") -> None:
-    """The table of what will happen, the decisions, and the warnings."""
+def show_check(result: "Check | PlanCheck") -> None:
+    """The table of what will happen, the decisions, and the warnings; of each stage where there are stages."""
+    from luthier.stages.plan_check import PlanCheck
+
+    if not isinstance(result, PlanCheck):
+        _show_one(result)
+        return
+    for number, (stage, check) in enumerate(zip(result.recipe.stages, result.stages, strict=True), 1):
+        gate = "" if stage.gate == "none" else f", gate: {stage.gate}"
+        out.print(f"\n[bold]stage {number} of {len(result.stages)}: {stage.name}[/]{gate}")
+        _show_one(check)
+    out.print(f"\nAll stages: at most {size(result.disk_bytes)} in {result.recipe.output_dir}")
+
+
+def _show_one(result: "Check") -> None:
     from luthier.evaluate.adapter_words import adapter_words
 
     prepared, settings = result.prepared, result.prepared.settings
@@ -78,6 +92,8 @@ def show_check(result: "Check") -> None:
         note(text)
     for text in result.warnings:
         err.print(f"[yellow]warning[/] {text}")
+    for text in result.advice:
+        err.print(Text("advice ", "cyan").append(text, ""), soft_wrap=True)
 
 
 def estimated_seconds(result: "Check") -> float | None:

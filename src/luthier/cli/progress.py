@@ -3,10 +3,18 @@
 import time
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier.cli.console import err, note, out, span
+from luthier.evaluate.decision_words import decision_line
 
+# Decisions that are told apart from the course of things: colour and word before the line.
+TONES = {
+    **dict.fromkeys(("skipped", "rewind", "paused", "overfit", "action"), "yellow"),
+    **dict.fromkeys(("diverged", "outcome"), "red"),
+}
+WORDS = {"skipped": "guard", "rewind": "guard", "paused": "waiting", "overfit": "watch", "action": "watch"}
 PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 
 
@@ -50,22 +58,34 @@ class RunProgress:
         show = getattr(self, f"_on_{event['event']}", None)
         if show is not None:
             show(event)
+        elif line := decision_line(event):
+            tone = TONES.get(event["event"], "")
+            tone = "red" if event.get("passed") is False or event.get("stop") is True else tone
+            word = f"[{tone}]{WORDS.get(event['event'], event['event'])}[/] " if tone else ""
+            (err if tone else out).print(f"{word}{escape(line)}")
 
     def _on_start(self, event: dict[str, Any]) -> None:
         self._total_steps = event["total_steps"]
 
     def _on_resume(self, event: dict[str, Any]) -> None:
+        if "step" not in event:  # of a training in stages
+            out.print(f"Going on with stage {event['stage']}." if event.get("stage") else "Going on.")
+            return
         self._first = event["step"]
         out.print(f"Going on after step {event['step']}.")
 
     def _on_warning(self, event: dict[str, Any]) -> None:
-        err.print(f"[yellow]warning[/] {event['text']}")
+        err.print(f"[yellow]warning[/] {escape(event['text'])}")
 
     def _on_validation(self, event: dict[str, Any]) -> None:
+        if not event["label_tokens"]:  # nothing is held out; the validation was for the watch on forgetting
+            return
         best = "  (best so far)" if event["best"] else ""
+        probe = event.get("probe_loss")
+        inside = f", training rows {probe:.4f}" if probe is not None else ""
         self._validation = f"validation {event['loss']:.3f}"
-        label = "base model" if event["step"] == 0 else f"step {event['step']}"
-        out.print(f"{label}: held-out loss {event['loss']:.4f}{best}")
+        label = "before training" if event["step"] == 0 else f"step {event['step']}"
+        out.print(f"{label}: held-out loss {event['loss']:.4f}{inside}{best}")
 
     def _on_step(self, event: dict[str, Any]) -> None:
         step, total = event["step"], self._total_steps
@@ -80,4 +100,5 @@ class RunProgress:
             out.print(f"step {step}/{total or '?'}  {text}  {left} left")
 
     def _on_interrupted(self, event: dict[str, Any]) -> None:
-        note(f"stopped after step {event['step']}; everything up to there is saved")
+        where = f"step {event['step']}" if "step" in event else f"stage {event['stage']}"
+        note(f"stopped {'in' if 'stage' in event else 'after'} {where}; everything up to there is saved")

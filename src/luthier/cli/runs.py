@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from luthier.cli.console import big, out, size, span
@@ -47,8 +48,13 @@ def show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     for name, value in _facts(summary).items():
         table.add_row(name, value)
     out.print(table)
+    for line in summary.stages:
+        passed = {True: "passed", False: "not passed", None: line.status or "not judged yet"}[line.passed]
+        out.print(escape(f"stage {line.number} {line.name}: {passed}"))
+    for said in _decisions(summary):
+        out.print(escape(said))
     for text in summary.warnings:
-        out.print(f"[yellow]warning[/] {text}")
+        out.print(f"[yellow]warning[/] {escape(text)}")
     out.print(f"report  {write_report(run)}")
 
 
@@ -77,7 +83,17 @@ def compare(
 
 
 def _steps(run: "RunSummary") -> str:
+    if run.stages and not run.steps:
+        return f"{sum(line.passed is True for line in run.stages)}/{len(run.stages)} stages"
     return f"{run.steps_done}/{run.total_steps}" if run.total_steps else str(run.steps_done)
+
+
+def _decisions(run: "RunSummary") -> list[str]:
+    """What the run noticed and did, a line each; of validations that found nothing, none."""
+    from luthier.evaluate.decision_words import QUIET, decision_line
+
+    some = [one for one in run.decisions if one.kind != "stage" and one.fields.get("verdict") not in QUIET]
+    return [line for one in some if (line := decision_line(one.fields))]
 
 
 def _loss(run: "RunSummary") -> str:

@@ -22,17 +22,61 @@ class Series:
     Attributes:
         label: its name in the legend; "" leaves it out.
         xs, ys: points in order of x.
-        kind: "line", "faint" (the raw values behind a smoothed line) or "points" (a thin line with dots).
+        kind: "line", "faint" (the raw values behind a smoothed line), "gone" (what was thrown away), "points" (a thin
+            line with dots) or "spots" (dots with the interval of each).
         colour: 1 to 3.
         best: index of the point to mark, or None.
+        lows, highs: the interval of each y, drawn as an area, or as a bar where the kind is "spots"; or empty.
+        left, right: the interval of each x of "spots", or empty.
+        names: a short text beside each point, or empty.
+        gaps: (from x, to x) where nothing was drawn from: the line is lifted there.
     """
 
     label: str
     xs: Sequence[float]
     ys: Sequence[float]
-    kind: Literal["line", "faint", "points"] = "line"
+    kind: Literal["line", "faint", "gone", "points", "spots"] = "line"
     colour: int = 1
     best: int | None = None
+    lows: Sequence[float] = ()
+    highs: Sequence[float] = ()
+    left: Sequence[float] = ()
+    right: Sequence[float] = ()
+    names: Sequence[str] = ()
+    gaps: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What is drawn beside the curves.
+
+    Attributes:
+        marks: (x, text) of thin vertical lines, such as epoch ends.
+        bands: (from x, to x, text) of shaded stretches.
+        spots: (x, text) of small triangles on the x axis; the text shows on pointing at it.
+        levels: (y, text) of horizontal lines, such as a limit.
+    """
+
+    marks: Sequence[tuple[float, str]] = ()
+    bands: Sequence[tuple[float, float, str]] = ()
+    spots: Sequence[tuple[float, str]] = ()
+    levels: Sequence[tuple[float, str]] = ()
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """One axis: data → drawing."""
+
+    low: float
+    high: float
+    start: float  # where `low` is drawn
+    length: float  # from there to `high`, negative upwards
+    log: bool
+
+    def __call__(self, value: float) -> float:
+        if self.log:
+            return self.start + self.length * math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + self.length * (value - self.low) / (self.high - self.low)
 
 
 def line_chart(
@@ -42,8 +86,10 @@ def line_chart(
     x_label: str,
     width: int = 720,
     height: int = 280,
-    marks: Sequence[tuple[float, str]] = (),
+    notes: Notes | None = None,
     zero: bool = False,
+    log_x: bool = False,
+    y_label: str = "",
     end_label: str = "",
 ) -> str:
     """An SVG line chart; "" where no series has two points.
@@ -52,63 +98,117 @@ def line_chart(
 
     Args:
         title: read out by screen readers.
-        marks: (x, text) of thin vertical lines, such as epoch ends.
         zero: the y axis starts at 0.
+        log_x: the x axis is logarithmic.
+        y_label: name of the y axis, where the heading does not say it.
         end_label: text beside the marked best point.
     """
-    xs = [x for curve in series for x in curve.xs]
-    ys = [y for curve in series for y in curve.ys]
     if all(len(curve.xs) < 2 for curve in series):
         return ""
+    notes = notes or Notes()
+    xs = [x for curve in series for x in (*curve.xs, *curve.left, *curve.right)]
+    xs += [x for x, _ in (*notes.marks, *notes.spots)] + [x for start, end, _ in notes.bands for x in (start, end)]
+    ys = [y for curve in series for y in (*curve.ys, *curve.lows, *curve.highs)] + [y for y, _ in notes.levels]
     log = min(ys) > 0 and max(ys) / min(ys) > 100
     y_ticks = log_ticks(min(ys), max(ys)) if log else nice_ticks(0 if zero else min(ys), max(ys), max(3, height // 52))
     low, high = (min(ys), max(ys)) if log else (y_ticks[0], y_ticks[-1])
-    x_low, x_high = min(xs), max(xs)
-    across, down = width - LEFT - RIGHT, height - TOP - BOTTOM
-
-    def px(x: float) -> float:
-        return LEFT + across * (x - x_low) / (x_high - x_low)
-
-    def py(y: float) -> float:
-        share = math.log(y / low) / math.log(high / low) if log else (y - low) / (high - low)
-        return TOP + down * (1 - share)
-
-    parts = []
+    floor = height - BOTTOM
+    py = _Scale(low, high, floor, TOP - floor, log)
+    x_low, x_high = _span(min(xs), max(xs), roomy=any(curve.kind == "spots" for curve in series))
+    px = _Scale(x_low, x_high, LEFT, width - LEFT - RIGHT, log_x)
+    parts = [
+        f'<rect class="band" x="{px(max(start, x_low)):.1f}" y="{TOP}" height="{floor - TOP}" '
+        f'width="{max(1.0, px(min(end, x_high)) - px(max(start, x_low))):.1f}"><title>{escape(text)}</title></rect>'
+        for start, end, text in notes.bands
+    ]
     for tick in y_ticks:
         at = f"{py(tick):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{at}" dy="0.35em" text-anchor="end">{tick_text(tick, y_ticks)}</text>')
-    x_ticks = [tick for tick in nice_ticks(x_low, x_high, max(3, width // 110)) if x_low <= tick <= x_high]
+    across = log_ticks(x_low, x_high) if log_x else nice_ticks(x_low, x_high, max(3, width // 110))
+    x_ticks = [tick for tick in across if x_low <= tick <= x_high]
     for tick in x_ticks:
-        parts.append(
-            f'<text x="{px(tick):.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">'
-            f"{tick_text(tick, x_ticks)}</text>"
-        )
+        text = f"1e{round(math.log10(tick))}".replace("-", "−") if log_x else tick_text(tick, x_ticks)
+        parts.append(f'<text x="{px(tick):.1f}" y="{floor + 18}" text-anchor="middle">{text}</text>')
     parts.append(f'<text class="name" x="{width - RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>')
-    if log:
-        parts.append(f'<text class="name" x="{LEFT}" y="{height - 4}">logarithmic scale</text>')
-    taken = -math.inf  # where the last mark's text ends: texts that would overlap go one line down
-    line = 0
-    for x, text in sorted(marks):
-        at = f"{px(x):.1f}"
-        line = 0 if px(x) > taken else line + 1
-        taken = px(x) + 8 + 7 * len(text)
-        side = 'dx="-4" text-anchor="end"' if px(x) > width - 80 else 'dx="4"'
-        parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        parts.append(f'<text class="name" x="{at}" y="{TOP + 15 * line}" dy="0.7em" {side}>{escape(text)}</text>')
+    if log or y_label:
+        named = ", ".join(part for part in (y_label and f"↑ {y_label}", "logarithmic scale" if log else "") if part)
+        parts.append(f'<text class="name" x="{LEFT}" y="{height - 4}">{escape(named)}</text>')
+    parts += _notes(notes, px, py, width, floor)
     for curve in series:
-        places = [(px(x), py(y)) for x, y in zip(*thin(curve.xs, curve.ys), strict=True)]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path class="curve {curve.kind}" style="stroke:var(--c{curve.colour})" d="{path}"/>')
-        if curve.kind == "points":
-            for x, y in zip(curve.xs, curve.ys, strict=True):
-                parts.append(_dot(px(x), py(y), curve, f"{x_label} {x:,.0f}: {y:.3f}"))
+        parts += _curve(curve, px, py, x_label)
         if curve.best is not None:
             parts += _best(px(curve.xs[curve.best]), py(curve.ys[curve.best]), curve, end_label, width)
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )
+
+
+def _span(low: float, high: float, *, roomy: bool) -> tuple[float, float]:
+    """The ends of the x axis; with some room for texts beside points, and never of no length."""
+    room = 0.06 * (high - low) if roomy else 0.0
+    return (low - room, high + room) if high > low else (low - 1, high + 1)
+
+
+def _notes(notes: Notes, px: _Scale, py: _Scale, width: int, floor: int) -> list[str]:
+    """Lines, triangles and their texts; texts that would overlap go one line down."""
+    parts = []
+    for y, text in notes.levels:
+        at = f"{py(y):.1f}"
+        parts.append(f'<line class="level" x1="{LEFT}" x2="{width - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="name" x="{LEFT + 4}" y="{at}" dy="-5">{escape(text)}</text>')
+    inside = [(max(start, px.low), text) for start, _, text in notes.bands if start < px.high]
+    taken, line = -math.inf, 0
+    for x, text, dashed in sorted([(x, t, True) for x, t in notes.marks] + [(x, t, False) for x, t in inside]):
+        at = f"{px(x):.1f}"
+        line = 0 if px(x) > taken else line + 1
+        taken = max(taken, px(x) + 8 + 7 * len(text)) if line else px(x) + 8 + 7 * len(text)
+        side = 'dx="-4" text-anchor="end"' if px(x) > width - 16 - 7 * len(text) else 'dx="4"'
+        if dashed:
+            parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{TOP}" y2="{floor}"/>')
+        parts.append(f'<text class="name" x="{at}" y="{TOP + 15 * line}" dy="0.7em" {side}>{escape(text)}</text>')
+    for x, text in notes.spots:
+        at = px(x)
+        parts.append(
+            f'<path class="spot" d="M{at - 4.5:.1f} {floor}L{at + 4.5:.1f} {floor}L{at:.1f} {floor - 8}Z">'
+            f"<title>{escape(text)}</title></path>"
+        )
+    return parts
+
+
+def _curve(curve: Series, px: _Scale, py: _Scale, x_label: str) -> list[str]:
+    """The interval behind it, the line, its dots and their names."""
+    if not curve.xs:
+        return []
+    parts, colour = [], f"var(--c{curve.colour})"
+    spots = curve.kind == "spots"
+    if curve.lows and not spots:
+        there = [f"{px(x):.1f} {py(y):.1f}" for x, y in zip(curve.xs, curve.highs, strict=True)]
+        back = [f"{px(x):.1f} {py(y):.1f}" for x, y in zip(curve.xs, curve.lows, strict=True)][::-1]
+        parts.append(f'<path class="area" style="fill:{colour}" d="M{"L".join(there + back)}Z"/>')
+    if curve.lows and spots:
+        for x, low, high in zip(curve.xs, curve.lows, curve.highs, strict=True):
+            parts.append(_bar(px(x), py(low), px(x), py(high), colour))
+    for y, low, high in zip(curve.ys, curve.left, curve.right, strict=bool(curve.left)):
+        parts.append(_bar(px(low), py(y), px(high), py(y), colour))
+    path, last = "", -math.inf
+    for x, y in zip(*thin(curve.xs, curve.ys), strict=True):
+        lifted = not path or any(last <= start and x >= end for start, end in curve.gaps)
+        path += f"{'M' if lifted else 'L'}{px(x):.1f} {py(y):.1f}"
+        last = x
+    parts.append(f'<path class="curve {curve.kind}" style="stroke:{colour}" d="{path}"/>')
+    if curve.kind in ("points", "spots"):
+        for index, (x, y) in enumerate(zip(curve.xs, curve.ys, strict=True)):
+            name = curve.names[index] if curve.names else ""
+            parts.append(_dot(px(x), py(y), curve, f"{name or f'{x_label} {x:,.0f}'}: {y:.3f}"))
+            if name:
+                parts.append(f'<text class="name" x="{px(x):.1f}" y="{py(y):.1f}" dx="7" dy="-7">{escape(name)}</text>')
+    return parts
+
+
+def _bar(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
+    return f'<line class="whisker" style="stroke:{colour}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _dot(x: float, y: float, curve: Series, hint: str) -> str:

@@ -46,3 +46,10 @@ class RunError(LuthierError):
 
 class NetworkError(LuthierError):
     """A download that the user asked for did not work."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the run to stop while something long was being made; what was begun is given up.
+
+    Raised where progress is reported, caught where the run can save its state.
+    """

@@ -2,36 +2,79 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from luthier.core import disk
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` for what is not whole yet, or no more; `remove_leftovers` knows it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a process that died left half written in `folder`. Only for whoever holds the folder's lock."""
+    for name in disk.DISK.names(folder):
+        if _TEMPORARY.fullmatch(name):
+            remove(folder / name)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder and all in it."""
+    if path.is_dir() and not path.is_symlink():
+        disk.DISK.remove_folder(path)
+    else:
+        disk.DISK.unlink(path)
 
 
 def sync_folder(path: Path) -> None:
     """Make renames inside `path` survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    disk.DISK.sync_folder(path)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut."""
+    if not path.is_dir():
+        make_folders(path.parent)
+        with suppress(FileExistsError):  # another process made it meanwhile
+            disk.DISK.make_folder(path)
+        sync_folder(path.parent)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write all of `data`, however few bytes the system takes at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.DISK.write(handle, rest) :]
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that does not exist yet, and sync it; its name survives once its folder is synced, too."""
+    handle = disk.DISK.create(path)
     try:
-        os.fsync(handle)
+        write_all(handle, data)
+        disk.DISK.sync(handle)
     finally:
-        os.close(handle)
+        disk.DISK.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    make_folders(path.parent)
+    temporary = temporary_name(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_new(temporary, data)
+        disk.DISK.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            disk.DISK.unlink(temporary)
         raise
     sync_folder(path.parent)
 
@@ -57,20 +100,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     The block fills the yielded temporary folder beside `path`; every file in it is synced before the rename.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    make_folders(path.parent)
+    temporary = temporary_name(path)
     try:
+        disk.DISK.make_folder(temporary)
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        sync_folder(temporary)
-        os.replace(temporary, path)
+        _sync_all(temporary)
+        disk.DISK.replace(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            disk.DISK.remove_folder(temporary)
         raise
     sync_folder(path.parent)
+
+
+def _sync_all(folder: Path) -> None:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            _sync_all(entry)
+        elif entry.is_file():
+            disk.DISK.sync_file(entry)
+    sync_folder(folder)
 
 
 def hash_bytes(*parts: bytes) -> str:

@@ -33,11 +33,16 @@ def plan_epoch(
     middles = ends - sizes[order] / 2
     of_step = np.minimum((middles * num_steps / ends[-1]).astype(int), num_steps - 1)
     steps = [order[of_step == step].tolist() for step in range(num_steps)]
-    return [_microsteps(rows, sizes, micro_batch_tokens) for rows in steps if rows]
+    return [first_fit(rows, sizes, micro_batch_tokens) for rows in steps if rows]
 
 
-def _microsteps(rows: list[int], sizes: np.ndarray, micro_batch_tokens: int) -> Step:
-    """First-fit decreasing: the longest rows first, each into the first microstep that has room."""
+def first_fit(rows: Sequence[int], sizes: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Step:
+    """First-fit decreasing: the longest rows first, each into the first microstep that has room.
+
+    Args:
+        rows: indices into `sizes`.
+        sizes: tokens of each row.
+    """
     bins: Step = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: (-sizes[row], row)):
@@ -79,4 +84,4 @@ def plan_run(
 
 def plan_pass(lengths: Sequence[int], micro_batch_tokens: int) -> list[Microstep]:
     """Every row once, in as few microsteps as first-fit decreasing finds; for evaluation."""
-    return _microsteps(list(range(len(lengths))), np.asarray(lengths), micro_batch_tokens)
+    return first_fit(range(len(lengths)), np.asarray(lengths), micro_batch_tokens)

@@ -60,14 +60,14 @@ def _spell(tokenizer: Tokenizer, ids: list[int], parts: Sequence[Piece | int]) -
     """
     if not tokenizer.knows_bytes(ids):
         return ids == flatten(tokenizer.encode_parts(parts))
-    found: list[bytes | int] = []
+    found: list[bytearray | int] = []
     for number in ids:
         if tokenizer.is_special(number):
             found.append(number)
-        elif found and isinstance(found[-1], bytes):
-            found[-1] += tokenizer.token_bytes(number)
+        elif found and isinstance(found[-1], bytearray):
+            found[-1] += tokenizer.token_bytes(number)  # in place: an answer can have a million tokens
         else:
-            found.append(tokenizer.token_bytes(number))
+            found.append(bytearray(tokenizer.token_bytes(number)))
     wanted = [tokenizer.normalize(part.text).encode() if isinstance(part, Piece) else part for part in parts]
     wanted = [part for part in wanted if part != b""]
     return len(found) == len(wanted) and all(

@@ -19,6 +19,19 @@ def pair(value: Any) -> tuple[float, float] | None:
     return None
 
 
+def numbers(value: Any) -> tuple[float, ...]:
+    """The numbers of a list; empty if it is no list, or one of them is no finite number."""
+    if not isinstance(value, list | tuple):
+        return ()
+    known = tuple(number({"": item}, "") for item in value)
+    return () if None in known else known  # type: ignore[return-value]
+
+
+def items(value: Any) -> list[Any]:
+    """A list, or an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     """An object, or an empty one."""
     return value if isinstance(value, dict) else {}

@@ -36,11 +36,11 @@ def row_losses(
     micro_batch_tokens: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> RowLosses:
-    """Loss of each row's trained tokens under the base (adapter None) or the adapted model.
+    """Loss of each row's trained tokens under the base (adapter None) or the adapted model, without dropout.
 
     Args:
         micro_batch_tokens: tokens of one forward pass; changes speed and memory, not the result.
-        progress: called with rows done and rows in all.
+        progress: called after each forward pass with rows done and rows in all; what it raises passes through.
     """
     nll = np.zeros(len(rows))
     done = 0

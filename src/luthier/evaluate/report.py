@@ -15,8 +15,12 @@ from markupsafe import Markup
 from luthier.core.files import read_json, write_text
 from luthier.core.page import page_css, page_template
 from luthier.core.readable import SPACE, compact, count, duration, size
-from luthier.evaluate.report_charts import charts, interval_charts
+from luthier.evaluate.peft_code import peft_code
+from luthier.evaluate.report_charts import Chart, charts, interval_charts
 from luthier.evaluate.report_data import ledger
+from luthier.evaluate.report_happened import happenings
+from luthier.evaluate.report_plan import plan_section
+from luthier.evaluate.report_watch_charts import watch_charts
 from luthier.evaluate.report_words import judge
 from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary, read_summary
 
@@ -41,7 +45,9 @@ def write_report(run_dir: Path) -> Path:
         interval=[Markup(svg) for svg in interval_charts(run)],
         subtitle=_subtitle(run),
         tiles=_tiles(run),
-        charts=charts(run),
+        plan=plan_section(run.stages if not run.steps else ()),
+        happened=happenings(run),
+        charts=_in_order(charts(run), watch_charts(run)),
         ledger=ledger(run.data),
         facts=_facts(run),
         recipe=_recipe(run),
@@ -50,6 +56,11 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / REPORT_FILE
     write_text(path, page)
     return path
+
+
+def _in_order(course: list[Chart], watched: list[Chart]) -> list[Chart]:
+    """The large charts first, then the small ones, which stand side by side."""
+    return [*(one for one in course if one.legend), *watched, *(one for one in course if not one.legend)]
 
 
 def _subtitle(run: RunSummary) -> str:
@@ -127,15 +138,7 @@ def _commands(run: RunSummary) -> list[tuple[str, str]]:
         commands += [
             ("Talk to the result", f"luthier chat {folder}"),
             ("See the base model's answer beside it", f"luthier chat {folder} --compare"),
-            (
-                "Load it in Python with peft",
-                "from peft import PeftModel\n"
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-                f"base = {base!r}\n"
-                "tokenizer = AutoTokenizer.from_pretrained(base)\n"
-                f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "
-                f"{str(run.path / 'adapter')!r})",
-            ),
+            ("Load it in Python with peft", peft_code(base, str(run.path / "adapter"), run.recipe, run.dtype)),
         ]
     if run.status in (INTERRUPTED, CRASHED, FAILED) and run.checkpoint_step is not None:
         commands.append(("Go on from the last checkpoint", f"luthier train --resume {folder}"))

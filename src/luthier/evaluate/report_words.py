@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from luthier.core.readable import SPACE, decimal, losses, percent, places_to_show, plural
 from luthier.core.readable import loss as loss_text
+from luthier.evaluate.event_values import number
 from luthier.evaluate.interval import BETTER, FEWEST_UNITS, SAME, WORSE, Comparison
+from luthier.evaluate.report_ends import ENDS, end_words, plan_words
 from luthier.evaluate.summary import CRASHED, FAILED, INTERRUPTED, RUNNING, RunSummary
 
 LEVEL_PERCENT = 0.5  # two validation losses closer than this are the same for a reader
@@ -25,17 +27,23 @@ class Remark:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The top of the report: two or three words, the line with the numbers, and whether to believe it."""
+    """The top of the report: two or three words, the line with the numbers, and whether to believe it.
+
+    `question` stands before the belief; "" where it is no answer to one.
+    """
 
     tone: str
     words: str
     line: str
     belief: str
     remarks: tuple[Remark, ...]
+    question: str = ""
 
 
 def judge(run: RunSummary) -> Verdict:
     """The verdict on a run, for its state: compared, without validation, or not done."""
+    if run.status in ENDS:
+        return _ended(run)
     if run.heldout is None:
         return _not_compared(run)
     comparison = run.heldout
@@ -69,7 +77,21 @@ def judge(run: RunSummary) -> Verdict:
             "it, more training or more data may move it."
         )
     words = "No measurable difference" if comparison.verdict == SAME else _capital(comparison.verdict)
-    return Verdict(tone, words, comparison_line(comparison), belief, remarks)
+    return Verdict(tone, words, comparison_line(comparison), belief, remarks, "Can this be believed?")
+
+
+def _ended(run: RunSummary) -> Verdict:
+    """A run that ended before its time, or whose result does not stand."""
+    tone, words, said = end_words(run)
+    remarks: tuple[Remark, ...] = tuple(_course_remarks(run))
+    reached = [one.step for one in run.decisions if one.kind == "diverged" and one.step is not None]
+    line = f"It ended at {_progress(run)}." if run.steps else ""
+    if reached and run.total_steps:
+        line = f"It ended at step {reached[-1]} of {run.total_steps}."
+    if run.heldout is not None:
+        line = comparison_line(run.heldout)
+        remarks = (_split_remark(run, run.heldout), _size_remark(run.heldout), *remarks, _LIMITS)
+    return Verdict(tone, words, line, said, remarks)
 
 
 def comparison_line(comparison: Comparison) -> str:
@@ -155,10 +177,20 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
             "flatters the comparison a little."
         )
     rise = 100 * (last.loss - best.loss) / best.loss if best.loss else 0.0
+    alarms = [one for one in run.decisions if one.kind == "overfit" and (number(one.fields, "times") or 0) >= 2]
+    watched = any(point.probe_loss is not None for point in points)
     if len(points) < 2:
         remarks.append(Remark("note", "There was one validation only: the course of the training cannot be judged."))
     elif base is not None and base.loss <= best.loss:
         remarks.append(Remark("bad", "No validation was better than the base model before training."))
+    elif best.step < last.step and rise > LEVEL_PERCENT and watched and not alarms:
+        remarks.append(
+            Remark(
+                "note",
+                f"The validation loss was lowest at step {best.step} and rose {percent(rise)} by step {last.step}; "
+                f"that this is overfitting was not shown surely.{kept}",
+            )
+        )
     elif best.step < last.step and rise > LEVEL_PERCENT:
         remarks.append(
             Remark(
@@ -183,9 +215,11 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
             )
         else:
             remarks.append(Remark("good", f"The last validation was the best and had levelled off ({since})."))
-    if run.train_loss is not None and last.loss:
-        gap = 100 * (last.loss - run.train_loss) / last.loss
-        sides = f"Training loss {loss_text(run.train_loss)} at the end, validation loss {loss_text(last.loss)}"
+    inside = last.probe_loss if last.probe_loss is not None else run.train_loss
+    if inside is not None and last.loss:
+        gap = 100 * (last.loss - inside) / last.loss
+        named = "Training loss" if last.probe_loss is None else "Loss on training rows, measured in the same way,"
+        sides = f"{named} {loss_text(inside)} at the end, validation loss {loss_text(last.loss)}"
         if gap > WIDE_GAP_PERCENT:
             text = "the model knows the training rows much better than new ones. More or more varied data help most."
             remarks.append(Remark("care", f"{sides}, a gap of {percent(gap)}: {text}"))
@@ -215,6 +249,9 @@ def _not_compared(run: RunSummary) -> Verdict:
     if points:
         line = f"Validation loss {loss_text(points[-1].loss)} at step {points[-1].step}"
         line += f", {loss_text(base.loss)} before training. No interval was computed." if base else "."
+    plan = plan_words(run)
+    if plan is not None:
+        return Verdict(*plan, "The adapter is that of the last stage; each stage has a report of its own.", ())
     if run.status in stopped:
         words, belief = stopped[run.status]
         return Verdict("flat", words, line, f"{belief} Nothing was compared yet.", tuple(_course_remarks(run)))

@@ -7,63 +7,36 @@ after its checkpoint): a field that is not known is None or empty, and only what
 import fcntl
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from luthier.core.events import EVENTS_FILE, read_events
+from luthier.evaluate import read_parts
 from luthier.evaluate.adapter_words import adapter_words
-from luthier.evaluate.event_values import mapping, number, pair, text, time
-from luthier.evaluate.interval import Comparison, verdict
+from luthier.evaluate.event_values import mapping, number, text, time
+from luthier.evaluate.interval import Comparison
+from luthier.evaluate.run_parts import (
+    Answer,
+    Decision,
+    General,
+    RangeTest,
+    Sample,
+    StageLine,
+    StrengthSweep,
+    TrainStep,
+    Validation,
+)
 
-RUNNING, CRASHED, INTERRUPTED, FAILED = (
-    "running",
-    "crashed",
-    "interrupted",
-    "failed",
-)  # besides "finished" and "early stop"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainStep:
-    """One optimizer step. `loss` is in nats per label token, `seconds` is the step's own time."""
-
-    step: int
-    epoch: float | None
-    loss: float | None
-    grad_norm: float | None
-    learning_rate: float | None
-    tokens_per_second: float | None
-    total_tokens: float | None
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """The loss on held-out rows after `step` optimizer steps, in nats per label token; step 0 is the base model."""
-
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said, perhaps nothing; `complete` is False if it was stopped at max_new_tokens."""
-
-    text: str
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One prompt, answered by the model before and after training; None where an answer was not recorded."""
-
-    prompt: str
-    expected: str
-    before: Answer | None
-    after: Answer | None
+RUNNING, CRASHED, INTERRUPTED, FAILED = "running", "crashed", "interrupted", "failed"
+OVERFITTING, FORGETTING, DIVERGED, NOT_ACCEPTED = "overfitting", "forgetting", "diverged", "not accepted"
+# Events that are kept as decisions: what the run noticed or did.
+DECISIONS = (
+    *("advice", "range_test", "skipped", "rewind", "diverged", "paused", "unpaused", "overfit", "forgetting", "action"),
+    *("strength", "stage", "gate", "outcome"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,14 +45,20 @@ class RunSummary:
 
     Attributes:
         name: the folder's name; `path` is the folder as it was given.
-        status: "running", "finished", "early stop", "interrupted", "failed", or "crashed": no end was written, and
-            nobody is at work.
+        status: "running", "finished", "early stop", "overfitting", "forgetting", "diverged", "not accepted",
+            "interrupted", "failed", or "crashed": no end was written, and nobody is at work.
         model: name of the base model; `model_info` is all that the start event says of it.
         adapter: what `adapter_words` says; `adapter_parameters` is how many numbers are trained.
         steps: as they stand now, each step once, in order; `validations` likewise.
+        thrown, thrown_validations: what a rewind took back, in the order in which it was done.
+        decisions: what the run noticed and did, in order; what a resume redid is there once.
+        general: the watch on forgetting, without the base itself.
+        strength: how the adapter's strength was chosen; `range_test` likewise the learning rate.
+        stages: of a training in stages, or the one stage that this run is; else empty.
+        published: the adapter's folder, "adapter" or "rejected"; "" if there is none (yet) or it is not recorded.
         resumed_at: steps at which the run was taken up again.
         checkpoint_step: step of the last checkpoint written, None before the first.
-        best_step: the trained step with the lowest validation loss of those that stand.
+        best_step: the trained step with the lowest validation loss; a rewind may have taken it back since.
         heldout: the comparison of before and after; `heldout_step` is the step of the adapter that was compared.
         tokens_per_second: median over the steps.
         seconds: time at work, pauses between interruption and resume left out.
@@ -118,6 +97,14 @@ class RunSummary:
     versions: Mapping[str, Any]
     dtype: str
     device: str
+    thrown: tuple[TrainStep, ...] = ()
+    thrown_validations: tuple[Validation, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    general: tuple[General, ...] = ()
+    strength: StrengthSweep | None = None
+    range_test: RangeTest | None = None
+    stages: tuple[StageLine, ...] = ()
+    published: str = ""
 
     @property
     def steps_done(self) -> int:
@@ -134,7 +121,8 @@ class RunSummary:
     @property
     def best_validation(self) -> Validation | None:
         """The validation at `best_step`."""
-        return next((point for point in self.validations if point.step == self.best_step), None)
+        known = (*self.validations, *self.thrown_validations)
+        return next((point for point in known if point.step == self.best_step), None)
 
 
 def list_runs(root: Path) -> list[RunSummary]:
@@ -151,6 +139,121 @@ def _folders(path: Path) -> list[Path]:
     return [child for child in sorted(path.iterdir()) if child.is_dir() and not child.name.startswith(".")]
 
 
+@dataclass
+class _Reader:
+    """What stands after the events that were read so far."""
+
+    start: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)  # of the present session only
+    steps: list[TrainStep] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    thrown: list[TrainStep] = field(default_factory=list)
+    thrown_validations: list[Validation] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    general: list[General] = field(default_factory=list)
+    strength: StrengthSweep | None = None
+    range_test: RangeTest | None = None
+    stages: dict[str, StageLine] = field(default_factory=dict)
+    published: str = ""
+    heldout: Comparison | None = None
+    heldout_step: float | None = None
+    samples: dict[str, Sample] = field(default_factory=dict)
+    resumed: list[int] = field(default_factory=list)
+    checkpoint: int | None = None
+    warnings: dict[str, None] = field(default_factory=dict)
+    host: float = 0.0  # peaks over all sessions
+    gpu: float = 0.0
+
+    def read(self, event: dict[str, Any]) -> None:
+        """Take one event in."""
+        step = number(event, "step")
+        at = None if step is None else int(step)
+        self._decide(event, at)
+        match event["event"]:
+            case "start":
+                self.start, self.end = event, {}
+            case "resume":
+                self._resume(at)
+            case "step" if at is not None:
+                if self.steps and self.steps[-1].step >= at:
+                    self.steps = [point for point in self.steps if point.step < at]
+                self.steps.append(read_parts.train_step(at, event))
+            case "validation" if at is not None and (loss := number(event, "loss")) is not None:
+                self.validations = [point for point in self.validations if point.step < at]
+                self.validations.append(Validation(at, loss, number(event, "probe_loss")))
+            case "rewind" if at is not None and (to := number(event, "to_step")) is not None:
+                self.thrown += [point for point in self.steps if point.step > to]
+                self.thrown_validations += [point for point in self.validations if point.step > to]
+                self.steps = [point for point in self.steps if point.step <= to]
+                self.validations = [point for point in self.validations if point.step <= to]
+                self.general = [point for point in self.general if point.step <= to]
+            case "forgetting" if at is not None and (seen := read_parts.general(at, event)) is not None:
+                self.general = [*(point for point in self.general if point.step < at), seen]
+            case "strength":
+                self.strength = read_parts.strength_sweep(event)
+            case "range_test":
+                self.range_test = read_parts.range_test(event)
+            case "stage" if (line := read_parts.stage_line(event)) is not None:
+                self.stages[line.name] = line
+            case "gate" if (known := self.stages.get(text(event.get("stage")))) is not None:
+                self.stages[known.name] = replace(
+                    known,
+                    passed=event.get("passed") is True,
+                    text=text(event.get("text")),
+                    status=text(event.get("status")),
+                    base=read_parts.comparison(mapping(event.get("base"))),
+                    before=read_parts.comparison(mapping(event.get("parent"))),
+                )
+            case "sample":
+                self._sample(event)
+            case "checkpoint" if at is not None:
+                self.checkpoint = at
+            case "heldout":
+                self.heldout, self.heldout_step = read_parts.comparison(event), step
+            case "outcome":
+                self.published, self.heldout_step = text(event.get("folder")), step
+            case "warning" if event.get("text"):
+                self.warnings[text(event["text"])] = None
+            case "interrupted":
+                self.end = {"status": INTERRUPTED}
+            case "end":
+                self.end = event
+                self.host = max(self.host, number(event, "peak_rss_bytes") or 0)
+                self.gpu = max(self.gpu, number(event, "peak_gpu_bytes") or 0)
+
+    def _decide(self, event: dict[str, Any], at: int | None) -> None:
+        """Keep a decision; one without a step, which each session may make again, is there once."""
+        kind = event["event"]
+        if kind not in DECISIONS:
+            return
+        told = {name: value for name, value in event.items() if name != "time"}
+        if at is None:
+            key = ("event", "text", "stage", "name")
+            same = [old for old in self.decisions if all(old.fields.get(name) == told.get(name) for name in key)]
+            self.decisions = [old for old in self.decisions if old not in same]
+        self.decisions.append(Decision(kind, at, told))
+
+    def _resume(self, at: int | None) -> None:
+        """The steps after the checkpoint are done again: what was told of them does not stand."""
+        self.end, self.heldout, self.strength, self.published = {}, None, None, ""
+        self.samples = {key: replace(sample, after=None) for key, sample in self.samples.items()}
+        self.decisions = [old for old in self.decisions if old.kind not in ("strength", "outcome")]
+        if at is None:
+            return
+        self.resumed.append(at)
+        self.decisions = [old for old in self.decisions if old.step is None or old.step <= at]
+        for name in ("steps", "validations", "thrown", "thrown_validations", "general"):
+            setattr(self, name, [point for point in getattr(self, name) if point.step <= at])
+
+    def _sample(self, event: dict[str, Any]) -> None:
+        key = text(event.get("record_id")) or text(event.get("prompt"))
+        answer = Answer(text(event.get("answer")), event.get("complete") is not False)
+        old = self.samples.get(key)
+        before, after = (old.before, old.after) if old else (None, None)
+        before, after = (before, answer) if event.get("when") == "after" else (answer, after)
+        self.samples[key] = Sample(text(event.get("prompt")), text(event.get("expected")), before, after)
+
+
 def read_summary(run_dir: Path) -> RunSummary:
     """Summarise a run from its events.
 
@@ -158,61 +261,13 @@ def read_summary(run_dir: Path) -> RunSummary:
         RunError: the folder has no events.
     """
     events = list(read_events(run_dir))
-    start: dict[str, Any] = {}
-    end: dict[str, Any] = {}  # of the present session only
-    steps: list[TrainStep] = []
-    validations: list[Validation] = []
-    heldout: Comparison | None = None
-    heldout_step: float | None = None
-    samples: dict[str, Sample] = {}
-    resumed: list[int] = []
-    checkpoint: int | None = None
-    warnings: dict[str, None] = {}
-    host, gpu = 0.0, 0.0  # peaks over all sessions
-
+    reader = _Reader()
     for event in events:
-        step = number(event, "step")
-        match event["event"]:
-            case "start":
-                start, end = event, {}
-            case "resume":
-                end, heldout = {}, None
-                samples = {key: replace(sample, after=None) for key, sample in samples.items()}
-                if step is not None:
-                    resumed.append(int(step))
-                    steps = [point for point in steps if point.step <= step]
-                    validations = [point for point in validations if point.step <= step]
-            case "step" if step is not None:
-                steps = steps if not steps or steps[-1].step < step else [p for p in steps if p.step < step]
-                steps.append(_train_step(int(step), event))
-            case "validation" if step is not None and (loss := number(event, "loss")) is not None:
-                validations = [point for point in validations if point.step < step]
-                validations.append(Validation(int(step), loss))
-            case "sample":
-                key = text(event.get("record_id")) or text(event.get("prompt"))
-                answer = Answer(text(event.get("answer")), event.get("complete") is not False)
-                old = samples.get(key)
-                before, after = (old.before, old.after) if old else (None, None)
-                before, after = (before, answer) if event.get("when") == "after" else (answer, after)
-                samples[key] = Sample(text(event.get("prompt")), text(event.get("expected")), before, after)
-            case "checkpoint" if step is not None:
-                checkpoint = int(step)
-            case "heldout":
-                heldout, heldout_step = _comparison(event), step
-            case "warning" if event.get("text"):
-                warnings[text(event["text"])] = None
-            case "interrupted":
-                end = {"status": INTERRUPTED}
-            case "end":
-                end = event
-                host, gpu = (
-                    max(host, number(event, "peak_rss_bytes") or 0),
-                    max(gpu, number(event, "peak_gpu_bytes") or 0),
-                )
-
-    trained = [point for point in validations if point.step > 0]
-    best = min(trained, key=lambda point: point.loss).step if trained else None
-    if heldout is not None and heldout_step is None:
+        reader.read(event)
+    start, end, steps = reader.start, reader.end, reader.steps
+    trained = [point for point in (*reader.validations, *reader.thrown_validations) if point.step > 0]
+    heldout_step = reader.heldout_step
+    if reader.heldout is not None and heldout_step is None:
         heldout_step = number(end, "best_step")
     adapter, model = mapping(start.get("adapter")), mapping(start.get("model"))
     speeds = [point.tokens_per_second for point in steps if point.tokens_per_second is not None]
@@ -229,59 +284,40 @@ def read_summary(run_dir: Path) -> RunSummary:
         adapter_parameters=number(adapter, "parameters"),
         total_steps=None if total_steps is None else int(total_steps),
         steps=tuple(steps),
-        validations=tuple(validations),
-        resumed_at=tuple(resumed),
-        checkpoint_step=checkpoint,
-        best_step=best,
-        heldout=heldout,
+        validations=tuple(reader.validations),
+        resumed_at=tuple(reader.resumed),
+        checkpoint_step=reader.checkpoint,
+        best_step=min(trained, key=lambda point: point.loss).step if trained else None,
+        heldout=reader.heldout,
         heldout_step=None if heldout_step is None else int(heldout_step),
-        samples=tuple(samples.values()),
+        samples=tuple(reader.samples.values()),
         tokens_per_second=median(speeds) if speeds else None,
         total_tokens=totals[-1] if totals else None,
         seconds=_seconds_at_work(events),
-        peak_rss_bytes=host or None,
-        peak_gpu_bytes=gpu or None,
+        peak_rss_bytes=reader.host or None,
+        peak_gpu_bytes=reader.gpu or None,
         data=mapping(start.get("data")),
-        warnings=tuple(warnings),
+        warnings=tuple(reader.warnings),
         recipe=mapping(start.get("recipe")),
         settings=mapping(start.get("settings")),
         machine=start.get("machine"),
         versions=mapping(start.get("versions")),
         dtype=text(start.get("dtype")),
         device=text(start.get("device")),
+        thrown=tuple(reader.thrown),
+        thrown_validations=tuple(reader.thrown_validations),
+        decisions=tuple(reader.decisions),
+        general=tuple(reader.general),
+        strength=reader.strength,
+        range_test=reader.range_test,
+        stages=tuple(sorted(reader.stages.values(), key=lambda line: line.number)),
+        published=reader.published,
     )
 
 
 def _adapter_words(adapter: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """As `adapter_words`; "" where the event does not say."""
     return adapter_words({**recipe, "lora_r": adapter["r"]}) if "r" in adapter else ""
-
-
-def _train_step(step: int, event: Mapping[str, Any]) -> TrainStep:
-    return TrainStep(step, *(number(event, field.name) for field in fields(TrainStep)[1:]))
-
-
-def _comparison(event: Mapping[str, Any]) -> Comparison | None:
-    """The comparison in a heldout event, or None if its losses are missing."""
-    before, after = number(event, "before"), number(event, "after")
-    if before is None or after is None:
-        return None
-    change = number(event, "change_percent")
-    if change is None:
-        change = 100 * (before - after) / before if before else 0.0
-    interval = pair(event.get("interval"))
-    return Comparison(
-        rows=int(number(event, "rows") or 0),
-        groups=int(number(event, "groups") or 0),
-        label_tokens=int(number(event, "label_tokens") or 0),
-        before=before,
-        after=after,
-        change_percent=change,
-        interval=interval,
-        loss_interval=pair(event.get("loss_interval")),
-        method=text(event.get("method")),
-        verdict=text(event.get("verdict")) or verdict(interval),
-    )
 
 
 def _seconds_at_work(events: Iterable[Mapping[str, Any]]) -> float | None:

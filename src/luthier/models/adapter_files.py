@@ -1,5 +1,6 @@
 """The adapter on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.core.files import read_json, write_json
+from luthier.core.files import read_json, write_bytes
 from luthier.models.decoder import Decoder
 from luthier.models.fallback_spec import AnySpec, FallbackSpec
 from luthier.models.lora import ALL_TARGETS, TABLE_TARGETS, Adapter, adaptable_names
@@ -36,7 +37,13 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(adapter: Adapter, folder: Path, *, base_model: str, nf4: bool = False, nf4_head: bool = False) -> None:
-    """Write both files into `folder`, which exists.
+    """Write both files into `folder`, which exists. The arguments are those of `adapter_bytes`."""
+    for name, data in adapter_bytes(adapter, base_model=base_model, nf4=nf4, nf4_head=nf4_head).items():
+        write_bytes(folder / name, data)
+
+
+def adapter_bytes(adapter: Adapter, *, base_model: str, nf4: bool = False, nf4_head: bool = False) -> dict[str, bytes]:
+    """Both files' contents by name.
 
     Args:
         base_model: what PEFT shall load the base from (a folder or hub id).
@@ -59,8 +66,8 @@ def save_adapter(adapter: Adapter, folder: Path, *, base_model: str, nf4: bool =
     }
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in adapter.named().items()}
     held = {name: "true" for name, value in (("nf4", nf4), ("nf4_head", nf4_head)) if value}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", **held})
-    write_json(folder / CONFIG_FILE, config)
+    weights = save(tensors, metadata={"format": "pt", **held})
+    return {WEIGHTS_FILE: weights, CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

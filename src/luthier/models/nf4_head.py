@@ -35,6 +35,11 @@ class NF4Head:
             torch.mm(x, self._dense(slab).T, out=logits)
         return out if bias is None else out.add_(bias)
 
+    @property
+    def in_c(self) -> bool:
+        """As `NF4Weight.in_c`."""
+        return self._weight.in_c
+
     def backward(self, dy: Tensor) -> Tensor:
         """As `FrozenWeight.backward`; the sum over slabs is rounded once."""
         total = torch.zeros(

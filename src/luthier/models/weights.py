@@ -14,6 +14,7 @@ from luthier.core.errors import ModelError
 from luthier.core.hardware import memory
 from luthier.kernels.frozen_linear import DenseWeight, FrozenWeight, PackedWeight, can_pack
 from luthier.kernels.nf4 import NF4Weight
+from luthier.kernels.selected_logprobs import chunk_rows
 from luthier.models.decoder import Decoder, Layer
 from luthier.models.fallback import load_fallback
 from luthier.models.fallback_spec import AnySpec, FallbackSpec, needs_family, read_any_spec
@@ -72,6 +73,29 @@ def _on_host(spec: Spec, device: torch.device, nf4_head: bool, embedding_on_host
     """Whether the embedding is elsewhere than the rest: if it is wanted so, and if a tied head is a copy of it."""
     wanted = nf4_head if spec.tied else embedding_on_host
     return wanted and device.type != "cpu"
+
+
+def loss_bytes(spec: AnySpec, dtype: torch.dtype, device: torch.device) -> int:
+    """Memory of the logits that the loss makes at a time; on a CPU thrice that: freed buffers of other sizes stay."""
+    row = spec.vocab_size * dtype.itemsize
+    return chunk_rows(device, row) * row * (3 if device.type == "cpu" else 1)
+
+
+def without_effect(
+    spec: AnySpec, dtype: torch.dtype, device: torch.device, *, nf4_head: bool, embedding_on_host: bool
+) -> list[str]:
+    """What was asked for to save memory and saves none on this device, a sentence each; arguments as `load_decoder`."""
+    said = []
+    if embedding_on_host and device.type == "cpu":
+        said.append("embedding_on_host changes nothing: on a CPU everything is in host memory")
+    elif embedding_on_host and spec.tied and not nf4_head:
+        said.append(
+            "embedding_on_host changes nothing: the embedding is the output head as well, which stays on the GPU; with "
+            "nf4_head it would be a head in 4 bits there and an embedding in host memory"
+        )
+    if nf4_head and spec.tied and device.type == "cpu" and not can_pack(dtype, device):
+        said.append("nf4_head saves no memory: the head is the embedding table, which is kept as it is beside it")
+    return said
 
 
 def held_copies(numbers: int, dtype: torch.dtype, device: torch.device) -> int:

@@ -90,7 +90,8 @@ VALUE_ALIASES: dict[tuple[str, str], str] = {
 _BATCH = "the batch is a budget of tokens here: 8 rows of about 512 tokens are batch_tokens: 4096"
 _MICRO = f"{_BATCH}; micro_batch_tokens bounds one pass and may stay auto"
 _PACKED = "remove the line: rows are always packed without padding and never see each other"
-_BITS = "for a base in 4 bits (NF4) write adapter: qlora, else remove the line; dtype chooses what products run in"
+_BITS = "remove the line: adapter: qlora holds the base in 4 bits (NF4), adapter: lora holds it in dtype"
+_NF4 = "remove the line: with adapter: qlora the base is always NF4 with double quantisation"
 _DTYPE = "write dtype: bf16, fp32 or auto"
 _ATTENTION = "remove the line: attention is chosen to fit the device"
 _TEMPLATE = "the model's own template is used; for another, write chat_template with the path of a .jinja file"
@@ -130,6 +131,13 @@ FOREIGN: dict[str, str] = {
     "quant_bits": _BITS,
     "quant_method": _BITS,
     "quantize": _BITS,
+    "bnb_4bit_quant_type": _NF4,
+    "bnb_4bit_use_double_quant": _NF4,
+    "bnb_4bit_quant_storage": _NF4,
+    "bnb_config_kwargs": _NF4,
+    "double_quantization": _NF4,
+    "quantization_type": _NF4,
+    "bnb_4bit_compute_dtype": "remove the line: dtype is what products run in, with a base in 4 bits, too",
     "bf16": _DTYPE,
     "fp16": _DTYPE,
     "fp32": _DTYPE,

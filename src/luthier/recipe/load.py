@@ -8,7 +8,7 @@ from typing import Any
 from luthier.core.errors import RecipeError
 from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, VALUE_ALIASES
 from luthier.recipe.document import Document, read_document
-from luthier.recipe.messages import Loc, Problem, Source, recipe_error
+from luthier.recipe.messages import DATASET_LISTS, Loc, Problem, Source, recipe_error
 from luthier.recipe.overrides import parse_overrides
 from luthier.recipe.schema import Recipe
 
@@ -113,11 +113,11 @@ def _add(fields: _Fields, given: Iterable[tuple[str, Any, str]], inner: Mapping[
         if name != key:
             fields.spellings[(name,)] = key
             fields.notes.append(f"{key}: read as {name}")
-        if name in ("datasets", "val_datasets"):
-            value = _rename_dataset_keys(value, name, fields, problems)
-        if isinstance(value, str) and (ours := VALUE_ALIASES.get((name, value.lower()))):
-            fields.notes.append(f"{name}: {value} read as {ours}")
-            value = ours
+        if name in DATASET_LISTS:
+            value = _rename_keys(value, (name,), DATASET_ALIASES, fields, problems)
+        if name == "stages":
+            value = _stages(value, fields, problems)
+        value = _our_value(name, value, name, fields)
         fields.values[name] = value
     if problems:
         raise recipe_error(problems, Source(fields.places))
@@ -137,8 +137,29 @@ def _forget(fields: _Fields, name: str) -> None:
             del table[loc]
 
 
-def _rename_dataset_keys(value: Any, name: str, fields: _Fields, problems: list[Problem]) -> Any:
-    """Other tools' spellings of the keys of each dataset, read as ours."""
+def _our_value(name: str, value: Any, told: str, fields: _Fields) -> Any:
+    """The value, or ours for another tool's spelling of it."""
+    if not isinstance(value, str) or (ours := VALUE_ALIASES.get((name, value.lower()))) is None:
+        return value
+    fields.notes.append(f"{told}: {value} read as {ours}")
+    return ours
+
+
+def _stages(value: Any, fields: _Fields, problems: list[Problem]) -> Any:
+    """Other tools' spellings within each stage, read as ours."""
+    renamed = _rename_keys(value, ("stages",), ALIASES, fields, problems)
+    if not isinstance(renamed, list):
+        return renamed
+    for index, stage in enumerate(renamed):
+        for name in stage if isinstance(stage, dict) else ():
+            if name in DATASET_LISTS:
+                stage[name] = _rename_keys(stage[name], ("stages", index, name), DATASET_ALIASES, fields, problems)
+            stage[name] = _our_value(name, stage[name], f"stages[{index}].{name}", fields)
+    return renamed
+
+
+def _rename_keys(value: Any, at: Loc, aliases: Mapping[str, str], fields: _Fields, problems: list[Problem]) -> Any:
+    """Other tools' spellings of the keys of each section of the list at `at`, read as ours."""
     if not isinstance(value, list):
         return value
     written = Source(dict(fields.places))  # as it was before the places move to our names
@@ -150,16 +171,18 @@ def _rename_dataset_keys(value: Any, name: str, fields: _Fields, problems: list[
         ours: dict[str, Any] = {}
         spelled: dict[str, str] = {}
         for key, item in entry.items():
-            target = DATASET_ALIASES.get(key, key)
-            loc: Loc = (name, index, target)
-            where = written.where((name, index, key))
+            target = aliases.get(key, key)
+            loc, old = (*at, index, target), (*at, index, key)
+            where = written.where(old)
             if target in ours:
                 other = spelled[target]
-                problems.append(_given_twice(key, where, other, written.where((name, index, other)), target))
+                problems.append(_given_twice(key, where, other, written.where((*at, index, other)), target))
                 continue
             ours[target], spelled[target] = item, key
             if target != key:
+                inner = {place: text for place, text in written.places.items() if place[: len(old)] == old}
+                fields.places.update({(*loc, *place[len(old) :]): text for place, text in inner.items()})
                 fields.places[loc], fields.spellings[loc] = where, key
-                fields.notes.append(f"{name}[{index}].{key}: read as {target}")
+                fields.notes.append(f"{written.name((*at, index))}.{key}: read as {target}")
         renamed.append(ours)
     return renamed

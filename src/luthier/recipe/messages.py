@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from luthier.core.errors import RecipeError
 from luthier.recipe.aliases import ALIASES, DATASET_ALIASES, DATASET_FOREIGN, FOREIGN, VALUE_ADVICE
 
 Loc = tuple[str | int, ...]  # ("lora_r",) or ("datasets", 0, "type")
 
-_DATASET_LISTS = ("datasets", "val_datasets")
+DATASET_LISTS = ("datasets", "val_datasets", "general_datasets")
 _SHOWN = 20  # problems listed in one error
 
 
@@ -62,13 +63,19 @@ def recipe_error(problems: Sequence[Problem], source: Source) -> RecipeError:
     return RecipeError("\n".join([f"{len(problems)} mistakes", *texts, *rest]), where=source.where(()) or "recipe")
 
 
-def problems_of(error: ValidationError, model: type[BaseModel], source: Source) -> list[Problem]:
-    """Every mistake that pydantic found, one a field, in the order they were written in; what is missing comes last."""
+def problems_of(
+    errors: Sequence[ErrorDetails], absent: Sequence[Loc], model: type[BaseModel], source: Source
+) -> list[Problem]:
+    """Every mistake that pydantic found, one a field, in the order they were written in; what is missing comes last.
+
+    Args:
+        absent: what is missing beside what pydantic found missing.
+    """
     problems: dict[Loc, Problem] = {}
-    missing: list[Loc] = []
+    missing: list[Loc] = list(absent)
     named_first: set[Loc] = set()  # lists whose first wrong entry is named
     meant: set[Loc] = set()  # fields that an unknown key was probably meant to be
-    for entry in error.errors(include_url=False, include_context=False):
+    for entry in errors:
         loc = _field_loc(entry["loc"])
         if entry["type"] == "missing":
             missing.append(loc)
@@ -116,16 +123,22 @@ def shown(value: Any) -> str:
 
 def _field_loc(loc: Loc) -> Loc:
     """Without the parts that pydantic adds for the branches of a union."""
-    return loc[:3] if loc[0] in _DATASET_LISTS else loc[:1]
+    if loc[0] == "stages" and len(loc) > 2:
+        return loc[:2] + _field_loc(loc[2:])
+    return loc[:3] if loc[0] in (*DATASET_LISTS, "stages") else loc[:1]
+
+
+def _model_at(model: type[BaseModel], loc: Loc) -> type[BaseModel]:
+    """The model whose fields stand at `loc`: the recipe at (), a dataset at ("datasets", 0)."""
+    if not loc:
+        return model
+    return _model_at(get_args(model.model_fields[str(loc[0])].annotation)[0], loc[2:])
 
 
 def _field_of(model: type[BaseModel], loc: Loc) -> FieldInfo:
-    """The field at `loc`; for an entry of a dataset list, the list."""
-    info = model.model_fields[str(loc[0])]
-    if len(loc) < 3:
-        return info
-    dataset = get_args(info.annotation)[0]
-    return dataset.model_fields[str(loc[2])]
+    """The field at `loc`; for an entry of a list of datasets or stages, the list."""
+    loc = loc[:-1] if isinstance(loc[-1], int) else loc
+    return _model_at(model, loc[:-1]).model_fields[str(loc[-1])]
 
 
 def _missing(loc: Loc, model: type[BaseModel], source: Source) -> Problem:
@@ -136,18 +149,27 @@ def _missing(loc: Loc, model: type[BaseModel], source: Source) -> Problem:
 def _unknown_key(loc: Loc, value: Any, model: type[BaseModel], source: Source) -> tuple[Problem, str]:
     """The problem, and the field that the key was probably meant to be, or ""."""
     key, where = str(loc[-1]), source.where(loc)
+    fields = list(_model_at(model, loc[:-1]).model_fields)
+    in_stage = len(loc) == 3 and loc[0] == "stages"
     if len(loc) == 1:
-        fields, aliases, foreign = list(model.model_fields), ALIASES, FOREIGN
+        aliases, foreign = ALIASES, FOREIGN
         elsewhere = "`luthier init` writes a recipe with every key in it"
+    elif in_stage:
+        aliases, foreign = ALIASES, FOREIGN
+        elsewhere = f"a stage has {', '.join(fields)}"
     else:
-        dataset = get_args(model.model_fields[str(loc[0])].annotation)[0]
-        fields, aliases, foreign = list(dataset.model_fields), DATASET_ALIASES, DATASET_FOREIGN
+        aliases, foreign = DATASET_ALIASES, DATASET_FOREIGN
         elsewhere = f"a dataset has {' and '.join(fields)}"
+    if in_stage and (ours := aliases.get(key, key)) in model.model_fields:
+        what = f"{source.name(loc)} holds for the whole training, not for one stage"
+        return Problem(what, where, f"move {ours} to the top level of the recipe"), ""
     if key in foreign:
         return Problem(f"{key} is a setting of other tools that Luthier does not have", where, foreign[key]), ""
     what = f'unknown key "{key}"' + (f" in {source.name(loc[:-1])}" if len(loc) > 1 else "")
     nearest = aliases.get(key) or nearest_key(key, fields, aliases, foreign)
-    if len(loc) == 1 and isinstance(value, dict) and nearest not in _DATASET_LISTS:
+    if nearest and nearest not in fields and nearest not in foreign:  # of the recipe, and meant for a stage
+        return Problem(what, where, f"if {nearest} was meant: it belongs to the top level of the recipe"), ""
+    if len(loc) == 1 and isinstance(value, dict) and nearest not in DATASET_LISTS:
         return Problem(what, where, f"a recipe is flat: move the keys of {key} to the top level"), ""
     if nearest in foreign:
         return Problem(what, where, f"if {nearest} was meant: {foreign[nearest]}"), ""
@@ -158,8 +180,9 @@ def _unknown_key(loc: Loc, value: Any, model: type[BaseModel], source: Source) -
 
 def _wrong_value(loc: Loc, value: Any, model: type[BaseModel], source: Source) -> Problem:
     where = source.where(loc)
-    if len(loc) == 2:
-        return Problem(f"{source.name(loc)} must be a path, or a path and a type, not {shown(value)}", where)
+    if isinstance(loc[-1], int):
+        form = "a section with a name" if loc[0] == "stages" and len(loc) == 2 else "a path, or a path and a type"
+        return Problem(f"{source.name(loc)} must be {form}, not {shown(value)}", where)
     info = _field_of(model, loc)
     what = f"{source.name(loc)} must be {allowed_text(info)}, not {shown(value)}"
     return Problem(what, where, _value_fix(str(loc[-1]), value, info))
@@ -168,18 +191,23 @@ def _wrong_value(loc: Loc, value: Any, model: type[BaseModel], source: Source) -
 def _wrong_name(loc: Loc, full: Loc, value: Any, model: type[BaseModel], source: Source) -> Problem | None:
     """The problem of one entry of a list of names; None if `full` is no such entry."""
     places = [part for part in full[1:] if isinstance(part, int)]
-    info = _field_of(model, loc)
-    lists = [part for part in (info.annotation, *get_args(info.annotation)) for part in (part, *get_args(part))]
-    names = [get_args(part)[0] for part in lists if get_origin(part) is list]
-    if not places or not names or get_origin(names[0]) is not Literal:
+    names = _names_in_list(_field_of(model, loc))
+    if not places or not names:
         return None
     near = difflib.get_close_matches(value.lower(), get_args(names[0]), n=1) if isinstance(value, str) else []
     what = f"{source.name((*loc, places[0]))} must be {_allowed(names[0])}, not {shown(value)}"
     return Problem(what, source.where((*loc, places[0])), f"did you mean {near[0]}?" if near else "")
 
 
+def _names_in_list(info: FieldInfo) -> list[Any]:
+    """The Literal of a field that is, or may be, a list of names."""
+    lists = [part for part in (info.annotation, *get_args(info.annotation)) for part in (part, *get_args(part))]
+    entries = [get_args(part)[0] for part in lists if get_origin(part) is list]
+    return [entry for entry in entries if get_origin(entry) is Literal]
+
+
 def _value_fix(name: str, value: Any, info: FieldInfo) -> str:
-    annotations = [info.annotation, *get_args(info.annotation)]
+    annotations = [info.annotation, *get_args(info.annotation), *_names_in_list(info)]
     choices = [choice for part in annotations if get_origin(part) is Literal for choice in get_args(part)]
     if isinstance(value, str):
         if advice := VALUE_ADVICE.get((name, value.lower())):
@@ -189,7 +217,7 @@ def _value_fix(name: str, value: Any, info: FieldInfo) -> str:
         if _is_number(value) and str not in annotations and not (choices and len(annotations) == 1):
             return "write the number without quotes"
     if isinstance(value, dict) and get_origin(info.annotation) is list:
-        return "start the entry with a dash: - path: FILE"
+        return f"start the entry with a dash: - {'name: NAME' if name == 'stages' else 'path: FILE'}"
     if isinstance(value, int | float) and str in annotations:
         return "put it in quotes"
     return ""
@@ -218,6 +246,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return f"{', '.join(first)} or {last}" if first else last
     if origin is list and get_origin(get_args(annotation)[0]) is Literal:
         return f"a list of {_allowed(get_args(annotation)[0])}"
+    if origin is list and getattr(get_args(annotation)[0], "__name__", "") == "Stage":
+        return "a list of stages"
     if origin is list:
         return "a list of at least one file" if any(isinstance(m, MinLen) for m in metadata) else "a list of files"
     if annotation is type(None):
@@ -225,8 +255,10 @@ def _allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if annotation is bool:
         return "true or false"
     if annotation is str:
-        pattern = any(getattr(item, "pattern", None) for item in metadata)
-        return "the path of a .jinja file" if pattern else "a text"
+        patterns = [pattern for item in metadata if (pattern := getattr(item, "pattern", None))]
+        if not patterns:
+            return "a text"
+        return "the path of a .jinja file" if "jinja" in patterns[0] else "a word of letters, digits, - and _"
     noun = "a whole number" if annotation is int else "a number"
     return " ".join([noun, *_bounds(metadata)])
 

@@ -33,7 +33,10 @@ _COMMON = {
 
 def dump_recipe(recipe: Recipe) -> str:
     """`recipe` as YAML with every field written out; `load_recipe` reads it back to an equal Recipe."""
-    return "".join(_setting(name, value) for name, value in recipe.model_dump().items())
+    values = recipe.model_dump()
+    if not recipe.datasets:
+        del values["datasets"]  # each stage has its own
+    return "".join(_setting(name, value) for name, value in values.items())
 
 
 def commented_recipe(base_model: str, data_path: str, output_dir: str) -> str:
@@ -65,19 +68,21 @@ def _commented(setting: str, comment: str) -> str:
     return f"{setting:<30} {comment}"
 
 
-def _setting(name: str, value: Any) -> str:
-    """One field, or one list with an entry a line, or a line for each key of each entry."""
+def _setting(name: str, value: Any, indent: str = "") -> str:
+    """One field, or one list with an entry a line, or a line for each key of each entry; lists may hold lists."""
     if not isinstance(value, list):
-        return f"{name}: {_scalar(value)}\n"
+        return f"{indent}{name}: {_scalar(value)}\n"
     if not value:
-        return f"{name}: []\n"
-    entries = [
-        _scalar(entry)
-        if isinstance(entry, str)
-        else "\n    ".join(f"{key}: {_scalar(item)}" for key, item in entry.items())
-        for entry in value
-    ]
-    return f"{name}:\n" + "".join(f"  - {entry}\n" for entry in entries)
+        return f"{indent}{name}: []\n"
+    inner = indent + "  "
+    text = f"{indent}{name}:\n"
+    for entry in value:
+        if isinstance(entry, dict):
+            lines = "".join(_setting(key, item, inner + "  ") for key, item in entry.items())
+            text += f"{inner}- {lines.removeprefix(inner + '  ')}"
+        else:
+            text += f"{inner}- {_scalar(entry)}\n"
+    return text
 
 
 def _scalar(value: str | bool | int | float | None) -> str:

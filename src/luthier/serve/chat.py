@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
-from luthier.core.errors import ModelError, RunError
-from luthier.core.events import EVENTS_FILE
+from luthier.core.errors import ModelError
 from luthier.data.records import Message
 from luthier.data.render import Renderer
 from luthier.data.template import load_template
@@ -20,7 +19,7 @@ from luthier.models.store import resolve_model
 from luthier.models.unpack import unpack_to_answer
 from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe, load_recipe
-from luthier.train.checkpoint import newest_good
+from luthier.serve.run_folder import adapter_of, run_of
 
 
 class Chat:
@@ -100,38 +99,25 @@ class Chat:
             self.renderer.template.close()
 
 
-def _run_of(path: Path) -> Path | None:
-    """The run folder that `path` is, or is the adapter or a checkpoint of."""
-    folders = (path, path.absolute().parent, path.absolute().parent.parent)
-    return next((folder for folder in folders if (folder / EVENTS_FILE).is_file()), None)
-
-
 def load(what: str | Path, *, device: str = "auto", dtype: str | None = None) -> Chat:
     """Load a run, a PEFT adapter folder, or a base model, to talk to it.
 
     Args:
-        what: a run folder (its adapter, or its newest checkpoint while it is unfinished), an adapter folder, or
-            anything that `base_model` takes. An adapter answers over the base it was trained over: as the recipe of the
-            run says that the folder is in, else as the adapter itself notes.
+        what: a run folder (its adapter, or its newest checkpoint while it is unfinished), a stage's folder in one, an
+            adapter folder, also one that was not accepted, or anything that `base_model` takes. An adapter answers over
+            the base it was trained over: as the recipe of the run says that the folder is in, else as the adapter
+            itself notes.
         device: as in the recipe.
         dtype: as in the recipe; None is what the run's recipe says, and auto for what is not in a run.
 
     Raises:
-        RunError: an unfinished run without a checkpoint.
+        RunError: an unfinished run without a checkpoint, or one whose result was not accepted.
         ModelError: the base model is not on this machine or not named, or the adapter is damaged or does not fit it.
     """
     path = Path(what)
-    template_file, adapter_dir, note, held = None, None, "", {}
-    if (path / CONFIG_FILE).is_file():
-        adapter_dir = path
-    elif (path / EVENTS_FILE).is_file():
-        adapter_dir = path / "adapter"
-        if not adapter_dir.is_dir():
-            adapter_dir, _ = newest_good(path)
-            if adapter_dir is None:
-                raise RunError("the run has no adapter and no checkpoint yet", where=str(path))
-            note = f"the run is not finished; this is its checkpoint {adapter_dir.name}"
-    if (run := _run_of(path)) is not None:
+    template_file, held, found = None, {}, adapter_of(path)
+    adapter_dir, note = (None, "") if found is None else (found.folder, found.note)
+    if (run := run_of(path)) is not None:
         recipe: Recipe = load_recipe(run / "recipe.yaml").recipe
         base_model, template_file, dtype = recipe.base_model, recipe.chat_template, dtype or recipe.dtype
         held = {"nf4": recipe.nf4, "nf4_head": recipe.nf4_head, "embedding_on_host": recipe.embedding_on_host}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.errors import RunError
 from luthier.core.events import EVENTS_FILE
@@ -9,10 +10,14 @@ from luthier.core.hardware import free_disk, memory
 from luthier.models.fallback_spec import FallbackSpec
 from luthier.models.lora import adapter_size, named_targets
 from luthier.models.spec import Spec
-from luthier.models.weights import base_bytes
+from luthier.models.weights import base_bytes, loss_bytes, without_effect
 from luthier.recipe import Recipe
 from luthier.stages.prepare import Prepared, Say, prepare
+from luthier.train.advice import Facts, advice
 from luthier.train.optim import DTYPES, state_bytes, trained_bytes
+
+if TYPE_CHECKING:
+    from luthier.stages.plan_check import PlanCheck
 
 DISK_RESERVE = 64 * 2**20  # events, report, TensorBoard files
 PROCESS_BYTES = 450 * 2**20  # Python, torch and its libraries, measured
@@ -30,6 +35,7 @@ class Check:
         disk_bytes: what the run folder will take at most.
         memory_bytes: estimated peak of host memory (CPU) or GPU memory.
         warnings: what does not stop the run and should be known.
+        advice: what looks wrong in the recipe, with the numbers of this run and what to try.
     """
 
     prepared: Prepared
@@ -37,6 +43,16 @@ class Check:
     disk_bytes: int
     memory_bytes: int
     warnings: list[str]
+    advice: list[str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was checked."""
+        return self.prepared.recipe
+
+    def close(self) -> None:
+        """End the template's process."""
+        self.prepared.close()
 
 
 def held_bytes(spec: Spec, width: int) -> int:
@@ -76,10 +92,10 @@ def require_new(run_dir: Path) -> None:
         raise RunError("exists and is not empty", where=str(run_dir), fix="choose another output_dir")
 
 
-def check(recipe: Recipe, *, say: Say | None = None, new: bool = True) -> Check:
+def check(recipe: Recipe, *, say: Say | None = None, new: bool = True) -> "Check | PlanCheck":
     """Check recipe, data, model, memory and disk; no weight is loaded and the output folder is not touched.
 
-    Close the result's `prepared` when done.
+    Close the result when done. Of a recipe with stages it has a check for each.
 
     Args:
         say: receives progress of rendering.
@@ -91,11 +107,18 @@ def check(recipe: Recipe, *, say: Say | None = None, new: bool = True) -> Check:
     run_dir = Path(recipe.output_dir)
     if new:
         require_new(run_dir)
+    if recipe.stages:
+        from luthier.stages.plan_check import check_plan  # which asks this file for the costs of each
+
+        return check_plan(recipe, say=say)
     return costs(prepare(recipe, say=say))
 
 
-def costs(prepared: Prepared) -> Check:
-    """Disk and memory of a prepared run.
+def costs(prepared: Prepared, *, more_stages: bool = False) -> Check:
+    """Disk and memory of a prepared run, and advice on its recipe.
+
+    Args:
+        more_stages: other stages follow this one.
 
     Raises:
         RunError: the disk has no room for the run's checkpoints.
@@ -121,6 +144,8 @@ def costs(prepared: Prepared) -> Check:
     else:
         kept = activation_bytes(spec, width, recompute=recipe.gradient_checkpointing, dora=recipe.dora)
         unpacked = held_bytes(spec, width) if recipe.nf4 and recipe.gradient_checkpointing else 0
+    # While rates are tried, weights and gradient are kept beside those that are used, and so are two more moments.
+    tested = 2 * weights + state_bytes(parameters, recipe.optim) if recipe.learning_rate == "auto" else 0
     needed = int(
         base_bytes(
             spec,
@@ -131,9 +156,10 @@ def costs(prepared: Prepared) -> Check:
             embedding_on_host=recipe.embedding_on_host,
         )
         + trained_bytes(parameters, recipe.optim, recipe.adapter_dtype)
+        + tested
         + stream * kept * (CPU_SLACK if prepared.place.device.type == "cpu" else 1)
         + unpacked
-        + 3 * 256 * spec.vocab_size * width
+        + loss_bytes(spec, prepared.place.dtype, prepared.place.device)
         + PROCESS_BYTES
     )
     warnings = []
@@ -143,8 +169,22 @@ def costs(prepared: Prepared) -> Check:
             f"about {needed / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are available: "
             "lower micro_batch_tokens or sequence_len, or choose a smaller model"
         )
+    place = prepared.place
+    warnings += without_effect(
+        spec, place.dtype, place.device, nf4_head=recipe.nf4_head, embedding_on_host=recipe.embedding_on_host
+    )
     if not prepared.val:
         warnings.append("nothing is held out, so the run cannot tell whether the model got better: set val_set_size")
     if longest > spec.max_positions:
         warnings.append(f"the longest row has {longest} tokens; the model was made for {spec.max_positions}")
-    return Check(prepared, parameters, disk, needed, warnings)
+    facts = Facts(
+        train_rows=len(prepared.train),
+        train_tokens=prepared.train_tokens,
+        label_tokens=prepared.label_tokens,
+        longest=max(len(row.ids) for row in prepared.train),
+        cut_rows=sum(len(row.ids) == recipe.sequence_len for row in prepared.train),
+        held_out_groups=len({row.group for row in prepared.val}),
+        adapter_parameters=parameters,
+        more_stages=more_stages,
+    )
+    return Check(prepared, parameters, disk, needed, warnings, advice(recipe, spec, prepared.settings, facts))

@@ -1,14 +1,20 @@
-"""Ctrl-C and SIGTERM as a question the loop asks, so that the state is saved before the process ends."""
+"""Ctrl-C, SIGTERM and a closed terminal as a question the run asks, so that its state is saved before it ends."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+from luthier.core.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupt:
-    """While the block runs, the first SIGINT or SIGTERM only sets `asked`; a second SIGINT raises KeyboardInterrupt.
+    """While the block runs, the first signal only sets `asked`; the second ends the process at once.
 
-    Outside the main thread signals cannot be caught; `asked` then stays False.
+    The second SIGTERM or SIGHUP is the system's own, which needs no Python to act; the second Ctrl-C raises
+    KeyboardInterrupt, since the process may be somebody's notebook. A signal that was ignored before stays ignored, so
+    `nohup` does what it says. Outside the main thread signals cannot be caught; `asked` then stays False.
     """
 
     def __init__(self) -> None:
@@ -19,18 +25,28 @@ class Interrupt:
         """Whether to stop."""
         return self.asked
 
+    def check(self) -> None:
+        """For what takes long and reports progress: a validation, answers, a sweep.
+
+        Raises:
+            Interrupted: a stop was asked for.
+        """
+        if self.asked:
+            raise Interrupted
+
     def __enter__(self) -> "Interrupt":
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._on_signal)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._on_signal)
         except ValueError:  # not the main thread
             self._old.clear()
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
         self.asked = True
+        for caught in self._old:
+            signal.signal(caught, signal.default_int_handler if caught == signal.SIGINT else signal.SIG_DFL)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

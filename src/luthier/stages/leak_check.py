@@ -1,6 +1,6 @@
 """No training on what a run, or an evaluation after it, is measured by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luthier.core.errors import DataError
@@ -11,10 +11,21 @@ from luthier.recipe import Recipe
 from luthier.stages.accounts import Accounts
 
 SHOWN = 3  # leaks that an error shows
+HELD_BY = "what stage {name} holds out"
 
 
-def check_leaks(train: Sequence[Record], validation: Sequence[Record], recipe: Recipe, accounts: Accounts) -> None:
+def check_leaks(
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    recipe: Recipe,
+    accounts: Accounts,
+    *,
+    others: Mapping[str, Sequence[Record]] | None = None,
+) -> None:
     """Compare the training records with those held out and with the recipe's evaluation sets.
+
+    Args:
+        others: what other stages hold out, by the stage's name.
 
     Raises:
         DataError: some training record repeats one of them, and the recipe does not allow it; or an evaluation set
@@ -24,9 +35,14 @@ def check_leaks(train: Sequence[Record], validation: Sequence[Record], recipe: R
     sets = {path: read_items(Path(path)) for path in recipe.eval_sets}
     if validation:
         sets[VALIDATION] = [held_out(record, record.where) for record in validation]
+    own, theirs = {record.id for record in validation}, []
+    for name, records in (others or {}).items():
+        if items := [held_out(record, record.where) for record in records if record.id not in own]:
+            theirs.append(HELD_BY.format(name=name))
+            sets[theirs[-1]] = items
     leaks, table = find_leaks(train, sets)
     for count in table:
-        if count["set"] != VALIDATION:
+        if count["set"] != VALIDATION and count["set"] not in theirs:
             accounts.notes.append(
                 f"{count['set']}: {count['items_leaked']} of {count['items']:,} items occur in the training data"
             )
@@ -46,10 +62,10 @@ def check_leaks(train: Sequence[Record], validation: Sequence[Record], recipe: R
         accounts.notes.append(f"{what}: allowed by allow_leaks, so the measured losses are too good")
         return
     worst = sorted(leaks, key=lambda leak: (-leak.score, leak.row, leak.set))[:SHOWN]
-    raise DataError(
-        "\n".join([what, *(f"    {_told(leak, train)}" for leak in worst)]),
-        fix="`luthier data clean` makes a dataset without leaks; allow_leaks: true trains on these all the same",
-    )
+    fix = "`luthier data clean` makes a dataset without leaks; allow_leaks: true trains on these all the same"
+    if any(count["rows"] for count in table if count["set"] in theirs):
+        fix += "; stages that share a file hold out the same rows if they have the same val_set_size"
+    raise DataError("\n".join([what, *(f"    {_told(leak, train)}" for leak in worst)]), fix=fix)
 
 
 def _told(leak: Leak, train: Sequence[Record]) -> str:

@@ -1,6 +1,6 @@
 """Everything a run needs to know before a weight is loaded: model, rows, split, and what every `auto` becomes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,6 +19,7 @@ from luthier.models.lora import adaptable_names
 from luthier.models.store import resolve_model
 from luthier.recipe import Recipe
 from luthier.stages.accounts import Accounts
+from luthier.stages.general_data import read_general
 from luthier.stages.leak_check import check_leaks
 from luthier.stages.sources import read_sources
 from luthier.train.settings import Settings, decide
@@ -35,6 +36,7 @@ class Prepared:
         renderer: tokenizer and template; closed by whoever asked for the preparation.
         train, val: tokenised rows; val is empty when nothing is held out.
         val_records: the records behind `val`, for sample answers (those of `train` when nothing is held out).
+        general_records: what `general_datasets` has beside them; none where the recipe names none.
         data_hash: over every id and mask of train and val, in order.
     """
 
@@ -48,6 +50,7 @@ class Prepared:
     train: list[Row]
     val: list[Row]
     val_records: list[Record]
+    general_records: list[Record]
     accounts: Accounts
     data_hash: str
     settings: Settings
@@ -81,15 +84,26 @@ def open_renderer(model_dir: Path, chat_template: str | None, *, today: date) ->
     return Renderer(tokenizer, load_template(tokenizer, today=today, file=file))
 
 
-def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None) -> Prepared:
-    """Resolve the model, read, render and split the data, and decide every `auto`. No weight is loaded.
+@dataclass(frozen=True)
+class Opened:
+    """A model that can be prepared for: what its folder says, where it will run, how it renders."""
+
+    model_dir: Path
+    facts: ModelFacts
+    spec: AnySpec
+    place: Place
+    renderer: Renderer
+    today: date
+
+
+def open_model(recipe: Recipe, *, today: date | None = None) -> Opened:
+    """Resolve the model and read all of its folder but the weights.
 
     Args:
         today: what templates that write a date shall write; a resumed run gives its first day.
-        say: receives progress.
 
     Raises:
-        ModelError, DataError, RecipeError: whatever would stop the run, now rather than later.
+        ModelError, RecipeError: whatever would stop the run, now rather than later.
     """
     model_dir = resolve_model(recipe.base_model)
     facts, spec = check_model_folder(model_dir), read_any_spec(model_dir)
@@ -103,32 +117,98 @@ def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None
     _require_family(recipe, spec)
     place = choose_place(recipe.device, recipe.dtype)
     today = today or date.today()
-    renderer = open_renderer(model_dir, recipe.chat_template, today=today)
-    accounts = Accounts()
+    return Opened(model_dir, facts, spec, place, open_renderer(model_dir, recipe.chat_template, today=today), today)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The records of a recipe, read and divided."""
+
+    train: list[Record]
+    validation: list[Record]
+    accounts: Accounts
+
+
+def gather(recipe: Recipe, opened: Opened) -> Gathered:
+    """Read and divide the records.
+
+    Raises:
+        DataError: a file cannot be read, or nothing could be held out although it should.
+    """
+    accounts, spec = Accounts(), opened.spec
     if isinstance(spec, FallbackSpec):
-        size = spec.num_parameters * place.dtype.itemsize / 1e9
-        loaded = f"while it is loaded, host memory holds all of it in {place.dtype_name}, {size:.1f} GB"
+        size = spec.num_parameters * opened.place.dtype.itemsize / 1e9
+        loaded = f"while it is loaded, host memory holds all of it in {opened.place.dtype_name}, {size:.1f} GB"
         accounts.notes += [spec.why, *spec.notes, loaded]
     if spec.left_out:
         accounts.notes.append("the model also reads images; only its text part is loaded and trained")
-    train_records, val_records = read_sources(recipe, accounts)
-    check_leaks(train_records, val_records, recipe, accounts)
-    train = _rows(train_records, "training rows", renderer, recipe, accounts, say)
-    val = _rows(val_records, "validation rows", renderer, recipe, accounts, say) if val_records else []
+    train, validation = read_sources(recipe, accounts)
+    return Gathered(train, validation, accounts)
+
+
+def prepare(recipe: Recipe, *, today: date | None = None, say: Say | None = None) -> Prepared:
+    """Resolve the model, read, render and split the data, and decide every `auto`. No weight is loaded.
+
+    Args:
+        today: what templates that write a date shall write; a resumed run gives its first day.
+        say: receives progress.
+
+    Raises:
+        ModelError, DataError, RecipeError: whatever would stop the run, now rather than later.
+    """
+    opened = open_model(recipe, today=today)
+    return prepare_rows(recipe, opened, gather(recipe, opened), say=say)
+
+
+def prepare_rows(
+    recipe: Recipe,
+    opened: Opened,
+    gathered: Gathered,
+    *,
+    others: Mapping[str, Gathered] | None = None,
+    say: Say | None = None,
+) -> Prepared:
+    """Check the records for leaks, render them, and decide every `auto`.
+
+    Args:
+        others: the other stages of the same training by name; nothing they hold out may be trained on here.
+        say: receives progress.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    train, validation, accounts = gathered.train, gathered.validation, gathered.accounts
+    others = others or {}
+    held_elsewhere = {name: other.validation for name, other in others.items()}
+    check_leaks(train, validation, recipe, accounts, others=held_elsewhere)
+    every = [gathered, *others.values()]
+    told = Accounts()  # general rows are no part of the account of training and held-out rows
+    general = read_general(
+        recipe,
+        [record for each in every for record in each.train],
+        [record for each in every for record in each.validation],
+        told,
+    )
+    accounts.notes += [f"general data, {source['path']}: {source['rows']:,} rows" for source in told.sources]
+    accounts.notes += [f"general data: {number:,} × {reason}" for reason, number in told.dropped.items()] + told.notes
+    rows = _rows(train, "training rows", opened.renderer, recipe, accounts, say)
+    val = _rows(validation, "validation rows", opened.renderer, recipe, accounts, say) if validation else []
+    on_gpu = opened.place.device.type == "cuda"
     return Prepared(
         recipe=recipe,
-        model_dir=model_dir,
-        facts=facts,
-        spec=spec,
-        place=place,
-        renderer=renderer,
-        today=today,
-        train=train,
+        model_dir=opened.model_dir,
+        facts=opened.facts,
+        spec=opened.spec,
+        place=opened.place,
+        renderer=opened.renderer,
+        today=opened.today,
+        train=rows,
         val=val,
-        val_records=val_records or train_records,
+        val_records=validation or train,
+        general_records=general,
         accounts=accounts,
-        data_hash=hash_bytes(*(part.tobytes() for row in [*train, *val] for part in (row.ids, row.mask))),
-        settings=decide(recipe, spec, [len(row.ids) for row in train], on_gpu=place.device.type == "cuda"),
+        data_hash=hash_bytes(*(part.tobytes() for row in [*rows, *val] for part in (row.ids, row.mask))),
+        settings=decide(recipe, opened.spec, [len(row.ids) for row in rows], on_gpu=on_gpu),
     )
 
 

@@ -153,8 +153,8 @@ def round_stochastically(values: Tensor, out: Tensor, noise: Tensor, generator: 
     out.copy_(torch.where(values.isfinite(), noise.view(torch.float32), values))
 
 
-def gradient_norm(grad: Tensor) -> float:
-    """The length of the gradient (P,).
+def norm_of(grad: Tensor) -> Tensor:
+    """The length of the gradient (P,) as a float32 scalar on its device.
 
     In rows, and then over these: on a CPU torch sums a long vector's squares in a few float32 sums, which misses 2
     parts in 10,000 for five million numbers.
@@ -162,7 +162,12 @@ def gradient_norm(grad: Tensor) -> float:
     whole = len(grad) // NORM_ROW * NORM_ROW
     rows = torch.linalg.vector_norm(grad[:whole].view(-1, NORM_ROW), dim=1, dtype=torch.float32)
     rest = torch.linalg.vector_norm(grad[whole:], dtype=torch.float32)
-    return torch.linalg.vector_norm(torch.cat([rows, rest[None]])).item()
+    return torch.linalg.vector_norm(torch.cat([rows, rest[None]]))
+
+
+def gradient_norm(grad: Tensor) -> float:
+    """`norm_of` as a number on the host."""
+    return norm_of(grad).item()
 
 
 class Optimizer(Protocol):

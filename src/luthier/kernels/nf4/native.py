@@ -1,8 +1,9 @@
 """NF4 on a CPU in C: compiled when it is first wanted, where there is a compiler. Where not, torch does the same.
 
 torch picks numbers from a table one at a time; `native.c` picks sixteen with one instruction, from a register. On two
-Zen 4 cores SmolLM2-135M in 4 bits answers at about 46 tokens/s instead of 6. A call runs on the caller's thread alone,
-with no OpenMP of its own beside torch's; splitting it among Python's threads made that model no faster.
+Zen 4 cores SmolLM2-135M in 4 bits answers at 42 tokens/s (benchmarks/results/generate.json); by torch it was 6. A call
+runs on the caller's thread alone, with no OpenMP of its own beside torch's; splitting it among Python's threads made
+that model no faster.
 """
 
 import ctypes
@@ -31,7 +32,6 @@ SOURCE = Path(__file__).with_name("native.c")
 OPTIONS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 CHUNK, NESTED_BLOCK = 64, 256  # as in native.c
 LINE = 2**14  # numbers that a contiguous tensor is unpacked at a time
-SMALL = 2**16  # numbers of a weight below which torch is used: toy models, which are not worth waiting for a compiler
 SECONDS = 120  # that a compiler may take; it needs one or two
 DTYPES = (torch.bfloat16, torch.float32)
 

@@ -85,7 +85,7 @@ def dequantise(stored: NF4, out: Tensor) -> Tensor:
 
         launch(stored, out)
         return out
-    if out.numel() >= native.SMALL and native.suits(stored, out.dtype):
+    if native.suits(stored, out.dtype):
         made = native.loaded()
         if isinstance(made, native.Native) and native.unpack(made, stored, out):
             return out

@@ -16,7 +16,10 @@ from luthier.kernels.nf4 import native
 from luthier.kernels.nf4.op import CHUNK, NF4, dequantise, wide_scales
 from luthier.kernels.nf4.stack import Stack, can_stack, stack
 
-THIN = 16  # rows of a product up to which the weight is not unpacked as a whole
+# Rows of a product up to which the weight is not unpacked as a whole. On one AVX2 core, in float32, unpacking in C and
+# then multiplying takes as long as the product in C at 12 to 16 rows of weights that stay in the cache, and at about 24
+# of larger ones; at 4 rows it takes twice as long.
+THIN = 16
 
 
 class NF4Weight:
@@ -32,8 +35,7 @@ class NF4Weight:
         self.shape = torch.Size((sum(part.shape[0] for part in parts), parts[0].shape[1]))
         self._whole_rows = all(self.shape[1] % part.block == 0 for part in self.parts)  # a row begins with a block
         self._stack: Stack | None = None
-        suits = self._whole_rows and self.shape.numel() >= native.SMALL
-        suits = suits and all(native.suits(part, dtype) for part in self.parts)
+        suits = self._whole_rows and all(native.suits(part, dtype) for part in self.parts)
         self._described = native.described(self.parts) if suits else None
         # The kernel sums in float32, so float64, which only proofs use, goes the plain way.
         if self.parts[0].codes.is_cuda and dtype != torch.float64 and can_stack(self.parts):
@@ -55,6 +57,11 @@ class NF4Weight:
     def is_thin(self, x: Tensor) -> bool:
         """Whether the product with x (T, M) does without unpacking W as a whole."""
         return 0 < len(x) <= THIN and (self._stack is not None or (self._whole_rows and not x.is_cuda))
+
+    @property
+    def in_c(self) -> bool:
+        """Whether products of a few rows are made in C: where there is a library, and it reads this layout."""
+        return self._described is not None and isinstance(native.loaded(), native.Native)
 
     def backward(self, dy: Tensor) -> Tensor:
         """As `FrozenWeight.backward`."""

@@ -42,11 +42,15 @@ def gpu_chunk_rows(row_bytes: int, card_bytes: int) -> int:
     return rows
 
 
-def _chunk_rows(hidden: Tensor, head: FrozenWeight) -> int:
-    if not hidden.is_cuda:
+def chunk_rows(device: torch.device, row_bytes: int) -> int:
+    """Rows whose logits, of `row_bytes` each, are made at a time on `device`."""
+    if device.type != "cuda":
         return CPU_ROWS
-    card = torch.cuda.get_device_properties(hidden.device).total_memory
-    return gpu_chunk_rows(head.shape[0] * hidden.element_size(), card)
+    return gpu_chunk_rows(row_bytes, torch.cuda.get_device_properties(device).total_memory)
+
+
+def _chunk_rows(hidden: Tensor, head: FrozenWeight) -> int:
+    return chunk_rows(hidden.device, head.shape[0] * hidden.element_size())
 
 
 def _rows(logits: Tensor, targets: Tensor, out: Tensor, softcap: float | None, gradient: bool) -> None:

@@ -1,0 +1,198 @@
+"""The watch on forgetting: the base is measured once, the tuned model at each evaluation, and both on the same rows.
+
+run/general/base.json          the base, frozen: a resumed run compares with the same numbers
+run/general/step-000050.json   the tuned model after 50 steps, which the choice of a strength uses again
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.core.files import hash_bytes, read_json, write_json
+from luthier.data.render import Row
+from luthier.data.tokenizer import Tokenizer
+from luthier.evaluate.choices import right_answers
+from luthier.evaluate.general import few_rows, row_shifts
+from luthier.evaluate.interval import Change
+from luthier.evaluate.losses import row_losses
+from luthier.models.decoder import Decoder
+from luthier.models.lora import Adapter
+from luthier.recipe import Recipe
+from luthier.stages.forgetting_rule import BASE, FORGETTING, Judgement, Measured, act, judge, told
+from luthier.stages.general import FOLDER, General
+from luthier.stages.prepare import Say
+from luthier.train.progress import Progress
+
+TARGET_ROWS, TARGET_TOKENS = 24, 4096  # rows of the new task on which the distance from the base is measured
+STATE = "forgetting"  # in `progress.watch`
+
+
+class ForgettingWatch:
+    """Measures what must not be forgotten, and says what to do.
+
+    Args:
+        recipe: its `max_forgetting` is not null.
+        general: rows and questions.
+        target: rows of the new task, best held out; a few are taken. May be empty.
+        run_dir: gets the measurements.
+        micro_batch_tokens: tokens of one forward pass.
+        say: receives progress.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        general: General,
+        target: Sequence[Row],
+        tokenizer: Tokenizer,
+        *,
+        run_dir: Path,
+        micro_batch_tokens: int,
+        say: Say | None = None,
+    ) -> None:
+        assert recipe.max_forgetting is not None
+        self.budget, self._seed = recipe.max_forgetting, recipe.seed
+        self.general, self._tokenizer, self._folder = general, tokenizer, run_dir / FOLDER
+        self._target = few_rows(target, most_rows=TARGET_ROWS, most_tokens=TARGET_TOKENS)
+        self._target = [row for row in self._target if len(row.ids) > 1]
+        self._micro_batch_tokens, self._say = micro_batch_tokens, say
+        parts = [part.tobytes() for row in self._target for part in (row.ids, row.mask)]
+        self._rows_hash = hash_bytes(general.hash.encode(), repr(general.choices).encode(), *parts)
+        self._base: Measured | None = None
+
+    def before(self, decoder: Decoder) -> list[dict[str, Any]]:
+        """Measure the base, unless this run has done so before; returns the event to record, or none.
+
+        A measurement that is damaged, or of other rows, is made anew.
+        """
+        self._base = self._read("base")
+        if self._base is not None:
+            return []
+        self._base = self.measure(decoder, None)
+        self._write("base", self._base)
+        loss, right = self._base.loss, self._base.right
+        parts = [] if loss is None else [f"loss {loss:.3f} on {len(self._base.nll)} general rows"]
+        parts.append(f"{int(right.sum())} of {len(right)} questions right")
+        event = self._event(0, None, BASE, f"the base: {', '.join(parts)}", self._base)
+        return [event]
+
+    def at(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> tuple[list[dict[str, Any]], str]:
+        """Measure after `progress.step`, and act on it: `progress` is changed where the ladder is climbed.
+
+        Returns:
+            Events to record, each with its name under "event"; and "forgetting" if the run is to stop, else "".
+        """
+        if self._base is None:
+            self.before(decoder)
+        now = self.measure(decoder, adapter)
+        self._write(f"step-{progress.step:06d}", now)
+        state = progress.watch.setdefault(STATE, {})
+        judgement = self.judged(now, before=self.known(state["last"]) if "last" in state else None)
+        state["last"] = progress.step
+        text = told(self.base, now, judgement, budget=self.budget)
+        events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
+        action = act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
+        if action is None:
+            return events, ""
+        told_action = {"step": progress.step, "what": action.what, "value": action.value, "text": action.text}
+        return [*events, {"event": "action", **told_action}], FORGETTING if action.what == "stop" else ""
+
+    @property
+    def base(self) -> Measured:
+        """The base's measurement."""
+        assert self._base is not None, "`before` comes first"
+        return self._base
+
+    def known(self, step: int) -> Measured | None:
+        """What was measured after `step`, if it was and is whole."""
+        return self._read(f"step-{step:06d}")
+
+    def judged(self, now: Measured, *, before: Measured | None = None) -> Judgement:
+        """Compare with the base; `before` is the evaluation before, None the base."""
+        groups = [row.group for row in self.general.probe_rows], [row.group for row in self._target]
+        return judge(self.base, now, groups, budget=self.budget, seed=self._seed, before=before)
+
+    def measure(self, decoder: Decoder, adapter: Adapter | None, *, moved: bool = True) -> Measured:
+        """All probes once.
+
+        Args:
+            adapter: None measures the base.
+            moved: also what moved on the new task's rows; without, those numbers are the base's loss and 0.
+        """
+        say, micro = self._say, self._micro_batch_tokens
+        probe = self.general.probe_rows
+        nll, tokens = np.zeros(0), np.zeros(0, np.int64)
+        if probe:
+            losses = row_losses(
+                decoder,
+                probe,
+                adapter=adapter,
+                micro_batch_tokens=micro,
+                progress=None if say is None else lambda done, total: say("general texts", done, total),
+            )
+            nll, tokens = losses.nll, losses.tokens
+        right = right_answers(decoder, self._tokenizer, self.general.choices, adapter=adapter, micro_batch_tokens=micro)
+        if not moved:
+            base = self.base
+            return Measured(nll, tokens, right, base.target_nll, base.target_tokens, base.kl, base.positions)
+        if not self._target:
+            empty = np.zeros(0)
+            return Measured(nll, tokens, right, empty, empty, empty, empty)
+        shifts = row_shifts(decoder, self._target, adapter=adapter, micro_batch_tokens=micro)
+        return Measured(nll, tokens, right, shifts.losses.nll, shifts.losses.tokens, shifts.kl, shifts.positions)
+
+    def _event(self, step: int, judgement: Judgement | None, verdict: str, text: str, now: Measured) -> dict[str, Any]:
+        loss, right, target, kl = (
+            (judgement.loss, judgement.right, judgement.target, judgement.kl) if judgement else (None,) * 4
+        )
+        return {
+            "event": "forgetting",
+            "step": step,
+            "n": len(now.nll),
+            "base_loss": self.base.loss,
+            "loss": now.loss,
+            "change": _change(loss),
+            "interval": _interval(loss),
+            "choices_n": len(now.right),
+            "choices_base": int(self.base.right.sum()),
+            "choices_now": int(now.right.sum()),
+            "choices_interval": _interval(right),
+            "kl": _change(kl),
+            "kl_interval": _interval(kl),
+            "target_change": _change(target),
+            "target_interval": _interval(target),
+            "budget": self.budget,
+            "verdict": verdict,
+            "text": text,
+        }
+
+    def _write(self, name: str, measured: Measured) -> None:
+        values = {field.name: getattr(measured, field.name).tolist() for field in fields(Measured)}
+        write_json(self._folder / f"{name}.json", {"rows": self._rows_hash, **values})
+
+    def _read(self, name: str) -> Measured | None:
+        path = self._folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            values = read_json(path)
+            if values.pop("rows") != self._rows_hash:
+                return None
+            measured = Measured(**{field: np.asarray(value) for field, value in values.items()})
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            return None
+        sizes = len(self.general.probe_rows), len(self.general.choices), len(self._target)
+        whole = (len(measured.nll), len(measured.right), len(measured.kl)) == sizes
+        return measured if whole else None
+
+
+def _change(change: Change | None) -> float | None:
+    return None if change is None else change.change
+
+
+def _interval(change: Change | None) -> list[float] | None:
+    return None if change is None or change.interval is None else list(change.interval)

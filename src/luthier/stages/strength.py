@@ -1,0 +1,182 @@
+"""How strong the adapter should act: the best on the target of the strengths that keep within the forgetting budget.
+
+Between the base (strength 0) and the tuned model (1) lies a line of models, and often one between them is nearly as
+good at the new task and has forgotten much less (M. Wortsman et al., "Robust Fine-Tuning of Zero-Shot Models",
+arXiv:2109.01903). With LoRA a model on that line costs nothing: the adapter's product B A is scaled, which is done to
+B, so that what is published is an ordinary adapter.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from luthier.core.readable import SPACE, decimal
+from luthier.data.render import Row
+from luthier.evaluate.interval import Change, paired_change
+from luthier.evaluate.losses import RowLosses, row_losses
+from luthier.models.decoder import Decoder
+from luthier.models.lora import Adapter
+from luthier.stages.forgetting import ForgettingWatch
+from luthier.stages.forgetting_rule import Judgement
+
+STRENGTHS = (0.25, 0.5, 0.75, 0.85, 1.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength.
+
+    Attributes:
+        strength: what B A is multiplied by.
+        target_loss: nats a token on the validation rows.
+        target_change, target_interval: against the base, paired.
+        general_change, general_interval: of the general loss against the base, paired; None without general rows.
+        inside: within the budget.
+    """
+
+    strength: float
+    target_loss: float
+    target_change: float
+    target_interval: tuple[float, float] | None
+    general_change: float | None
+    general_interval: tuple[float, float] | None
+    inside: bool
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What was chosen.
+
+    Attributes:
+        points: in the order of their strength.
+        chosen: the strength that the adapter has now.
+        accepted: the point is within the budget, and its target loss is not surely worse than the base's.
+        text: why, for a person.
+    """
+
+    points: list[Point]
+    chosen: float
+    accepted: bool
+    text: str
+
+    def event(self) -> dict[str, Any]:
+        """The fields of a `strength` event."""
+        return asdict(self)
+
+
+def choose_strength(
+    decoder: Decoder,
+    adapter: Adapter,
+    val: Sequence[Row],
+    watch: ForgettingWatch,
+    *,
+    base: RowLosses,
+    full: RowLosses | None,
+    step: int,
+    seed: int,
+    micro_batch_tokens: int,
+    say: Callable[[str, int, int], None] | None = None,
+) -> Strength:
+    """Measure the strengths and leave the adapter at the one that is chosen; at 1 if none is accepted.
+
+    Where the adapter has DoRA only 1 is measured: its magnitudes belong to the direction that the whole of B A gives.
+
+    Args:
+        val: validation rows, at least one.
+        watch: after `before`; its measurement after `step` is used again.
+        base: loss of the base on `val`.
+        full: loss of the adapter as it is on `val`, if it is known.
+        step: the step whose weights the adapter has.
+        seed: of the intervals.
+    """
+    start = adapter.flat.detach().clone()
+    groups = [row.group for row in val]
+    points: list[Point] = []
+    swept = (1.0,) if adapter.dora else STRENGTHS
+    for number, strength in enumerate(swept):
+        scale_adapter(adapter, start, strength)
+        whole = strength == 1.0
+        losses = full if whole else None
+        if losses is None:
+            losses = row_losses(decoder, val, adapter=adapter, micro_batch_tokens=micro_batch_tokens)
+        now = watch.known(step) if whole else None
+        if now is None:
+            now = watch.measure(decoder, adapter, moved=False)
+        target = paired_change(base.nll, losses.nll, base.tokens, groups, seed=seed)
+        points.append(_point(strength, losses.mean, target, watch.judged(now)))
+        if say is not None:
+            say("strengths", number + 1, len(swept))
+    chosen = _best(points)
+    accepted = chosen is not None and not (chosen.target_interval is not None and chosen.target_interval[0] > 0)
+    strength = chosen.strength if chosen is not None and accepted else 1.0
+    scale_adapter(adapter, start, strength)
+    text = _told(points, chosen, accepted, watch.budget)
+    if adapter.dora:
+        text += ". Other strengths were not tried: with DoRA they have no meaning"
+    return Strength(points, strength, accepted, text)
+
+
+def scale_adapter(adapter: Adapter, start: torch.Tensor, strength: float) -> None:
+    """Set the adapter to `strength` times what it is with the weights `start` (P,); at 1 these, bit for bit.
+
+    Its output is linear in B, of the linears and of the head, and of the embedding in the factor that is not looked up:
+    those are scaled, nothing else.
+    """
+    with torch.no_grad():
+        adapter.flat.copy_(start)
+        if strength == 1.0:
+            return
+        assert not adapter.dora, "magnitudes are not scaled"
+        for pairs in adapter.layers:
+            for pair in pairs.values():
+                for b in pair.bs:
+                    b.mul_(strength)
+        for table in (adapter.head, adapter.embedding):
+            if table is not None:
+                table.b.mul_(strength)
+
+
+def _point(strength: float, target_loss: float, target: Change, judgement: Judgement) -> Point:
+    general = judgement.loss
+    return Point(
+        strength=strength,
+        target_loss=target_loss,
+        target_change=target.change,
+        target_interval=target.interval,
+        general_change=None if general is None else general.change,
+        general_interval=None if general is None else general.interval,
+        inside=judgement.inside,
+    )
+
+
+def _best(points: Sequence[Point]) -> Point | None:
+    inside = [point for point in points if point.inside]
+    return min(inside, key=lambda point: (point.target_loss, point.strength), default=None)
+
+
+def _told(points: Sequence[Point], chosen: Point | None, accepted: bool, budget: float) -> str:
+    full = points[-1]
+    if chosen is None:
+        return (
+            f"not accepted: at no strength does the general loss stay within {decimal(budget, 2)} nats a token of the "
+            f"base's (at {points[0].strength:g} it is {_change(points[0])})"
+        )
+    at = f"strength {chosen.strength:g}: target loss {decimal(chosen.target_loss, 3)}, general loss {_change(chosen)}"
+    if not accepted:
+        return f"not accepted: within the budget the target is surely worse than the base's ({at})"
+    if chosen is full:
+        return f"{at}: the whole adapter is best, and within the budget of {decimal(budget, 2)}"
+    why = "is better on the target" if full.inside else f"forgets too much ({_change(full)})"
+    lost = decimal(chosen.target_loss - full.target_loss, 3)
+    than = f"at full strength {decimal(full.target_loss, 3)}, a difference of {lost}"
+    if full.inside:
+        return f"{at}: it {why} than the whole adapter ({than})"
+    return f"{at}: the whole adapter {why}; {than} nats a token{SPACE}on the target"
+
+
+def _change(point: Point) -> str:
+    if point.general_change is None:
+        return "not measured"
+    return f"{'+' if point.general_change >= 0 else ''}{decimal(point.general_change, 3)}"

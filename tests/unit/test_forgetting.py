@@ -1,0 +1,184 @@
+"""The rule on forgetting: what is judged bad, when it is acted upon, and in which order."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from luthier.stages.forgetting_rule import (
+    BAD,
+    KEPT,
+    KL_WEIGHT,
+    UNKNOWN,
+    WARNING,
+    Judgement,
+    Measured,
+    act,
+    judge,
+    told,
+)
+from luthier.train.progress import Progress
+
+ROWS, QUESTIONS, TARGETS = 64, 144, 24
+GROUPS = [f"g{i}" for i in range(ROWS)], [f"t{i}" for i in range(TARGETS)]
+
+
+def measured(
+    *, rise: float = 0.0, spread: float = 0.05, right: int = 80, target: float = 1.5, seed: int = 1, rows: int = ROWS
+) -> Measured:
+    """A model whose general loss is `rise` nats a token above 2, row by row give or take `spread`."""
+    rng = np.random.default_rng(seed)
+    tokens = np.full(rows, 20)
+    flags = np.arange(QUESTIONS) < right
+    moved = np.full(TARGETS, 0.1 * 30)
+    return Measured(
+        (2.0 + rise + spread * rng.standard_normal(rows)) * tokens, tokens, flags,
+        target * np.full(TARGETS, 30) + rng.standard_normal(TARGETS), np.full(TARGETS, 30), moved,
+        np.full(TARGETS, 30),
+    )  # fmt: skip
+
+
+BASE = measured(spread=0.0, target=2.0)
+
+
+def judged(now: Measured, budget: float = 0.08) -> Judgement:
+    return judge(BASE, now, GROUPS, budget=budget, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict", "inside"),
+    [
+        (measured(), KEPT, True),
+        (measured(rise=-0.2), KEPT, True),
+        (measured(rise=0.06), WARNING, True),
+        (measured(rise=0.12), BAD, False),
+        (measured(rise=0.4, spread=2.0), KEPT, False),  # above the budget, but nothing is sure
+        (measured(right=79), KEPT, True),
+        (measured(right=72), WARNING, True),
+        (measured(right=60), BAD, False),
+        (measured(right=110), KEPT, True),
+    ],
+)
+def test_verdicts(now: Measured, verdict: str, inside: bool) -> None:
+    judgement = judged(now)
+    assert (judgement.verdict, judgement.inside) == (verdict, inside)
+
+
+def test_limits_are_in_proportion_to_the_budget() -> None:
+    assert judged(measured(rise=0.12), budget=0.5).verdict == KEPT
+    assert judged(measured(rise=0.012, spread=0.005), budget=0.01).verdict == BAD
+
+
+def test_changes_have_signs_and_intervals() -> None:
+    judgement = judged(measured(rise=0.1, right=70))
+    assert judgement.loss.change == pytest.approx(0.1, abs=0.03)
+    assert judgement.loss.interval[0] < judgement.loss.change < judgement.loss.interval[1]
+    assert judgement.right.change == pytest.approx(-10 / QUESTIONS)
+    assert judgement.kl.change == pytest.approx(0.1)
+    assert judgement.target.change == pytest.approx(-0.5, abs=0.05)
+    text = told(BASE, measured(rise=0.1, right=70), judgement, budget=0.08)
+    assert "80 → 70 of 144 right" in text and "0.08 allowed" in text and "KL" in text
+
+
+def test_two_probes_are_tested_at_half_the_level_each() -> None:
+    """At 95 % this drop would be clear of the limit; at 97.5 % it is not."""
+    for lost in range(8, 30):
+        judgement = judged(measured(right=80 - lost))
+        clear = judgement.right.interval[1] < -0.03
+        if clear and judgement.verdict != BAD:
+            return
+    pytest.fail("no drop lies between the two levels")
+
+
+def test_false_alarms_of_a_model_that_has_not_moved_are_rare() -> None:
+    verdicts = [judged(measured(spread=0.3, seed=seed)).verdict for seed in range(30)]
+    assert verdicts.count(BAD) == 0 and verdicts.count(WARNING) <= 2
+
+
+def test_without_rows_there_is_nothing_to_judge() -> None:
+    empty = replace(BASE, nll=np.zeros(0), tokens=np.zeros(0), right=np.zeros(0, bool))
+    judgement = judge(empty, empty, ([], GROUPS[1]), budget=0.08, seed=0)
+    assert judgement.verdict == UNKNOWN and judgement.loss is None and judgement.inside
+    few = measured(rise=1.0, rows=5)
+    judgement = judge(
+        replace(measured(rows=5), right=np.zeros(0, bool)), replace(few, right=np.zeros(0, bool)),
+        (GROUPS[0][:5], GROUPS[1]), budget=0.08, seed=0,
+    )  # fmt: skip
+    assert judgement.verdict == UNKNOWN and not judgement.inside
+
+
+@pytest.mark.parametrize("field", ["nll", "target_nll", "kl"])
+def test_a_loss_that_is_no_number_is_the_worst(field: str) -> None:
+    now = measured()
+    broken = getattr(now, field).copy()
+    broken[3] = np.nan
+    judgement = judged(replace(now, **{field: broken}))
+    assert judgement.verdict == BAD and judgement.surely and not judgement.inside
+    assert "not finite" in told(BASE, now, judgement, budget=0.08)
+
+
+def test_the_target_is_compared_with_the_evaluation_before() -> None:
+    first, second = measured(rise=0.15, target=1.2), measured(rise=0.15, target=1.2)
+    assert not judged(first).idle
+    assert judge(BASE, second, GROUPS, budget=0.08, seed=0, before=first).idle
+    better = measured(rise=0.15, target=1.0)
+    assert not judge(BASE, better, GROUPS, budget=0.08, seed=0, before=first).idle
+    kept = judge(BASE, measured(target=1.2), GROUPS, budget=0.08, seed=0, before=first)
+    assert not kept.idle, "where little is forgotten the target may stand still"
+
+
+# The ladder
+
+GOOD, TOO_MUCH = judged(measured()), judged(measured(rise=0.15))
+SURELY = judged(measured(rise=0.5))
+IDLE = judged(measured(rise=0.15, target=2.5))
+
+
+def climb(judgements: list[Judgement], *, can_replay: bool = True, share: float = 0.05) -> tuple[list[str], Progress]:
+    """What is done after each evaluation, "" for nothing."""
+    progress, state = Progress(replay_share=share), {}
+    done = []
+    for judgement in judgements:
+        action = act(judgement, state, progress, can_replay=can_replay)
+        done.append("" if action is None else action.what)
+    return done, progress
+
+
+def test_the_ladder_is_climbed_a_step_for_each_two_in_a_row() -> None:
+    done, progress = climb([TOO_MUCH] * 10)
+    assert done == ["", "replay", "", "replay", "", "rate", "", "kl", "", "stop"]
+    assert (progress.replay_share, progress.rate_scale, progress.kl_weight) == (0.2, 0.5, KL_WEIGHT)
+
+
+def test_each_step_alone() -> None:
+    assert climb([TOO_MUCH] * 2)[1].replay_share == 0.1
+    assert climb([TOO_MUCH] * 2, share=0.0)[1].replay_share == 0.05
+    assert climb([TOO_MUCH] * 2, share=0.3)[0] == ["", "rate"]
+
+
+def test_without_rows_to_replay_the_rate_is_all_there_is() -> None:
+    done, progress = climb([TOO_MUCH] * 4, can_replay=False)
+    assert done == ["", "rate", "", "stop"]
+    assert (progress.replay_share, progress.kl_weight) == (0.05, 0.0)
+
+
+def test_one_bad_evaluation_is_a_suspicion() -> None:
+    assert climb([TOO_MUCH, GOOD] * 5)[0] == [""] * 10
+    assert climb([SURELY, GOOD] * 5)[0] == [""] * 10
+    assert climb([IDLE, GOOD] * 5)[0] == [""] * 10
+    assert climb([IDLE, TOO_MUCH])[0] == ["", "replay"], "the target got better since"
+
+
+def test_the_hopeless_is_stopped_after_two() -> None:
+    assert SURELY.surely and not TOO_MUCH.surely and IDLE.idle and not TOO_MUCH.idle
+    assert climb([SURELY] * 2)[0] == ["", "stop"]
+    assert climb([IDLE] * 2)[0] == ["", "stop"]
+    assert climb([TOO_MUCH, IDLE])[0] == ["", "stop"]
+
+
+def test_the_guards_halving_is_kept() -> None:
+    progress = Progress(replay_share=0.2, rate_scale=0.5)
+    state: dict = {}
+    for _ in range(2):
+        act(TOO_MUCH, state, progress, can_replay=True)
+    assert progress.rate_scale == 0.25
