@@ -94,7 +94,7 @@ REFUSALS = {
     "foreign key": (
         "load_in_4bit: true",
         "recipe.yaml:4: load_in_4bit is a setting of other tools that Luthier does not have\n"
-        "  → for a base in 4 bits (NF4) write adapter: qlora, else remove the line; dtype chooses what products run in",
+        "  → remove the line: adapter: qlora holds the base in 4 bits (NF4), adapter: lora holds it in dtype",
     ),
     "wrong value": ("seed: 1\n\nlora_r: 0", "recipe.yaml:6: lora_r must be a whole number from 1 to 512, not 0"),
     "wrong value under an alias": (

@@ -288,7 +288,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_cache(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("luthier.core.files.os.replace", full)
+    monkeypatch.setattr("luthier.core.disk.os.replace", full)
     result = load(renderer, tmp_path / "cache")
     assert len(result.rows) == 3
     assert "could not be cached" in result.notes[0] and "No space left on device" in result.notes[0]

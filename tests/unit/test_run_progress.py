@@ -89,3 +89,16 @@ def test_runs_show_has_the_same_lines_without_validations_that_found_nothing() -
     run: Any = Summary(kept, SKIPPED, stage, {**kept, "verdict": "too much", "text": "too much: +0.20"})
     assert runs._decisions(run) == [decision_line(SKIPPED), "step 9: too much: +0.20"]
     assert runs._steps(run) == "1/2 stages"
+
+
+def test_without_a_terminal_long_work_has_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.RunProgress()
+    for done in range(1, 41):
+        now[0] += 1
+        shown.say("validation", done, 40)
+    lines = [f"validation: {done} of 40" for done in (16, 32)]
+    assert capsys.readouterr().out.splitlines() == lines

@@ -33,7 +33,7 @@ class RunProgress:
             disable=not out.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
-        self._said = 0.0
+        self._said = time.monotonic()
         self._total_steps = 0
         self._first = 0
         self._validation = ""
@@ -52,6 +52,9 @@ class RunProgress:
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(what))
+        elif not out.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
+            self._said = time.monotonic()
+            out.print(f"{what}: {done:,} of {total:,}")
 
     def listen(self, event: dict[str, Any]) -> None:
         """An event of the run."""

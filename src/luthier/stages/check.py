@@ -126,9 +126,10 @@ def costs(prepared: Prepared, *, more_stages: bool = False) -> Check:
     recipe, spec = prepared.recipe, prepared.spec
     run_dir = Path(recipe.output_dir)
     parameters = adapter_size(spec, recipe.lora_r, named_targets(recipe.lora_targets, spec), dora=recipe.dora)
-    # Weights and two moments a checkpoint; the newest ones, the best one, one in the making; and the adapter itself.
+    # Weights and two moments a checkpoint; the newest ones, the best one, two that a rewind may want, one in the
+    # making; and the adapter itself.
     weights = parameters * DTYPES[recipe.adapter_dtype].itemsize
-    disk = (recipe.keep_checkpoints + 2) * (weights + state_bytes(parameters, recipe.optim)) + weights + DISK_RESERVE
+    disk = (recipe.keep_checkpoints + 4) * (weights + state_bytes(parameters, recipe.optim)) + weights + DISK_RESERVE
     free = free_disk(run_dir)
     if free < disk:
         raise RunError(

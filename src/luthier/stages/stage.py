@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from luthier.core.errors import Interrupted, RunError
 from luthier.core.files import hash_json
 from luthier.evaluate.interval import Comparison
@@ -84,11 +86,16 @@ class _Stage:
             saved = max((step_of(folder) for folder in checkpoints(session.run_dir)), default=0)
             session.emit("interrupted", step=saved)
             return self._result(Outcome(INTERRUPTED, "", "", saved, 1.0), None)
+        except torch.OutOfMemoryError as error:
+            raise self._failed(_no_memory(session, error)) from None
         except RunError as error:
-            session.emit("warning", text=error.what)
-            session.end("failed", self.progress)
-            write_report(session.run_dir)
-            raise
+            raise self._failed(error) from None
+
+    def _failed(self, error: RunError) -> RunError:
+        self.session.emit("warning", text=error.what)
+        self.session.end("failed", self.progress)
+        write_report(self.session.run_dir)
+        return error
 
     def _open(self) -> None:
         """The first events, and the state that is gone on with."""
@@ -233,6 +240,16 @@ class _Stage:
     def _result(self, outcome: Outcome, comparison: Comparison | None) -> TrainResult:
         self.session.end(outcome.status, self.progress)
         return result_of(self.session.run_dir, outcome, comparison)
+
+
+def _no_memory(session: Session, error: torch.OutOfMemoryError) -> RunError:
+    tokens, run_dir = session.prepared.settings.micro_batch_tokens, session.run_dir
+    return RunError(
+        f"the device has too little memory: {str(error).splitlines()[0]}",
+        where=str(run_dir),
+        fix=f"what was saved is whole: lower micro_batch_tokens (it is {tokens}) in {run_dir / 'recipe.yaml'}, which "
+        f"changes no step, then luthier train --resume {run_dir} --accept micro_batch_tokens",
+    )
 
 
 def base_hash(facts: dict[str, Any]) -> str:
