@@ -111,7 +111,7 @@ def test_f48_random_labels_are_stopped_within_two_evaluations(
     assert (action["step"], action["what"]) == (4, "stop")
     assert not (tmp_path / "run" / "adapter").exists()
     (strength,) = events(tmp_path / "run", "strength")
-    assert not strength["accepted"] and len(strength["points"]) == 5
+    assert not strength["accepted"] and len(strength["points"]) == 4
 
 
 def test_f48_another_language_is_acted_upon(home: Path, base: Path, general: Path, tmp_path: Path) -> None:

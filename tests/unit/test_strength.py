@@ -1,5 +1,6 @@
 """The adapter's strength: scaled exactly, swept, and chosen within the budget."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,11 +96,11 @@ def sweep(model: Any, monkeypatch: pytest.MonkeyPatch, losses: dict[float, float
         model, adapter, val, watch, base=RowLosses(2.0 * tokens, tokens), full=RowLosses(losses[1.0] * tokens, tokens),
         step=7, seed=0, micro_batch_tokens=64,
     )  # fmt: skip
-    assert watch.known_steps == [7] and watch.measured == (0 if adapter.dora else 4)
+    assert watch.known_steps == [7] and watch.measured == (0 if adapter.dora else 3)
     return chosen, adapter, start
 
 
-BETTER = {0.25: 1.9, 0.5: 1.8, 0.75: 1.7, 0.85: 1.65, 1.0: 1.6}
+BETTER = {0.25: 1.9, 0.5: 1.8, 0.75: 1.7, 1.0: 1.6}
 
 
 def test_the_whole_adapter_where_it_is_inside(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_the_whole_adapter_where_it_is_inside(model: Any, monkeypatch: pytest.Mo
 def test_the_best_point_inside_the_budget(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, adapter, start = sweep(model, monkeypatch, BETTER, 0.1)  # 0.75 → 0.075
     assert (chosen.chosen, chosen.accepted) == (0.75, True)
-    assert [point.inside for point in chosen.points] == [True, True, True, False, False]
+    assert [point.inside for point in chosen.points] == [True, True, True, False]
     expected = adapter.flat.clone()
     scale_adapter(adapter, start, 0.75)
     assert torch.equal(adapter.flat, expected) and not torch.equal(adapter.flat, start)
@@ -121,8 +122,8 @@ def test_the_best_point_inside_the_budget(model: Any, monkeypatch: pytest.Monkey
 
 
 def test_a_weaker_adapter_that_is_better_on_the_target(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, _, _ = sweep(model, monkeypatch, {**BETTER, 0.85: 1.5}, 0.01)
-    assert (chosen.chosen, chosen.accepted) == (0.85, True)
+    chosen, _, _ = sweep(model, monkeypatch, {**BETTER, 0.75: 1.5}, 0.01)
+    assert (chosen.chosen, chosen.accepted) == (0.75, True)
     assert "is better on the target than the whole adapter" in chosen.text
 
 
@@ -156,3 +157,17 @@ def test_what_is_not_known_is_measured(model: Any) -> None:
     event = chosen.event()
     assert set(event) == {"points", "chosen", "accepted", "text"}
     assert set(event["points"][0]) >= {"strength", "target_loss", "target_interval", "general_change", "inside"}
+
+
+def test_of_many_rows_some_are_measured_and_that_is_said(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses that are known already are those of the same rows."""
+    monkeypatch.setattr("luthier.stages.strength.MOST_ROWS", 5)
+    adapter, val = full_adapter(model), rows()
+    base, full = (row_losses(model, val, adapter=one, micro_batch_tokens=64) for one in (None, adapter))
+    alone = [row_losses(model, [row], adapter=adapter, micro_batch_tokens=64).nll[0] for row in val]
+    chosen = choose_strength(model, adapter, val, Watch(0.05), base=base, full=full, step=7, seed=0,
+                             micro_batch_tokens=64)  # fmt: skip
+    assert "Measured on 5 of the 9 held-out rows" in chosen.text
+    sums = [sum(some) / (5 * 6) for some in itertools.combinations(alone, 5)]
+    assert any(chosen.points[-1].target_loss == pytest.approx(one) for one in sums)
+    assert chosen.points[-1].target_loss != pytest.approx(full.mean)

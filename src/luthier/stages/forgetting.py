@@ -28,6 +28,7 @@ from luthier.stages.prepare import Say
 from luthier.train.progress import Progress
 
 TARGET_ROWS, TARGET_TOKENS = 24, 4096  # rows of the new task on which the distance from the base is measured
+OWN_TIMES = 8  # budgets, where the general texts are the base's own; see `forgetting_rule`
 STATE = "forgetting"  # in `progress.watch`
 
 
@@ -55,7 +56,7 @@ class ForgettingWatch:
         say: Say | None = None,
     ) -> None:
         assert recipe.max_forgetting is not None
-        self.budget, self._seed = recipe.max_forgetting, recipe.seed
+        self.budget, self._seed = recipe.max_forgetting * (OWN_TIMES if general.own else 1), recipe.seed
         self.general, self._tokenizer, self._folder = general, tokenizer, run_dir / FOLDER
         self._target = few_rows(target, most_rows=TARGET_ROWS, most_tokens=TARGET_TOKENS)
         self._target = [row for row in self._target if len(row.ids) > 1]

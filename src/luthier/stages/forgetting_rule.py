@@ -5,6 +5,10 @@ is compared with the base's on the same rows or questions, so the comparisons ar
 evaluation, so the levels are Holm's (S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
 Journal of Statistics 6 (1979) 65-70). One bad evaluation is a suspicion; two in a row are acted upon.
 
+Texts that the base wrote itself are what it finds likeliest, so any other style raises their loss though nothing is
+lost: SmolLM2-135M that had learned to answer like docstrings had 0.24 to 0.37 nats more on its own texts, and 86
+questions right where it had 80. The budget for such texts is eight times as large; the questions are judged as ever.
+
 How far the next-token distribution has moved on the new task, and the loss there, are measured beside them: the first
 is shown, the second tells forgetting that buys something from forgetting that does not. Where labels are wrong the loss
 on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on.

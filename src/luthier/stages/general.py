@@ -50,6 +50,7 @@ class General:
         why: one sentence on where the rows come from.
         notes: what was left out, for a person.
         hash: over every id and mask, probe first.
+        own: the base wrote the rows itself.
     """
 
     probe_rows: list[Row]
@@ -58,6 +59,7 @@ class General:
     why: str
     notes: list[str]
     hash: str
+    own: bool = False
 
 
 def prepare_general(
@@ -104,6 +106,7 @@ def prepare_general(
         why=facts["why"],
         notes=[f"general texts: {number:,} {reason}" for reason, number in sorted(left_out.items())],
         hash=hash_bytes(*(part.tobytes() for row in [*probe, *replay] for part in (row.ids, row.mask))),
+        own=not facts["given"],
     )
 
 

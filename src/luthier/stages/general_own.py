@@ -21,7 +21,7 @@ from luthier.models.sampling import Sampling
 from luthier.stages.prepare import Say
 
 VERSION = 1  # raise it when the same base writes other texts
-WANTED = 192
+WANTED = 128
 PROMPT_TOKENS, ANSWER_TOKENS = 24, 64
 SPARE = 1.25  # texts that are asked for, for each that is wanted
 ROUNDS = 3

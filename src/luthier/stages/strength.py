@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from luthier.core.readable import SPACE, decimal
+from luthier.core.seeds import stream_seed
 from luthier.data.render import Row
 from luthier.evaluate.interval import Change, paired_change
 from luthier.evaluate.losses import RowLosses, row_losses
@@ -21,7 +22,8 @@ from luthier.models.lora import Adapter
 from luthier.stages.forgetting import ForgettingWatch
 from luthier.stages.forgetting_rule import Judgement
 
-STRENGTHS = (0.25, 0.5, 0.75, 0.85, 1.0)
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+MOST_ROWS = 96  # of the validation rows; strengths are compared on the same ones, which takes few
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def choose_strength(
     Where the adapter has DoRA only 1 is measured: its magnitudes belong to the direction that the whole of B A gives.
 
     Args:
-        val: validation rows, at least one.
+        val: validation rows, at least one; of many, MOST_ROWS are used.
         watch: after `before`; its measurement after `step` is used again.
         base: loss of the base on `val`.
         full: loss of the adapter as it is on `val`, if it is known.
@@ -92,6 +94,9 @@ def choose_strength(
         seed: of the intervals.
     """
     start = adapter.flat.detach().clone()
+    some = sorted(range(len(val)), key=lambda row: stream_seed(seed, "strength", val[row].record_id, row))[:MOST_ROWS]
+    held, val = len(val), [val[row] for row in some]
+    base, full = _some(base, some), None if full is None else _some(full, some)
     groups = [row.group for row in val]
     points: list[Point] = []
     swept = (1.0,) if adapter.dora else STRENGTHS
@@ -113,9 +118,15 @@ def choose_strength(
     strength = chosen.strength if chosen is not None and accepted else 1.0
     scale_adapter(adapter, start, strength)
     text = _told(points, chosen, accepted, watch.budget)
+    if len(val) < held:
+        text += f". Measured on {len(val)} of the {held:,} held-out rows"
     if adapter.dora:
         text += ". Other strengths were not tried: with DoRA they have no meaning"
     return Strength(points, strength, accepted, text)
+
+
+def _some(losses: RowLosses, rows: Sequence[int]) -> RowLosses:
+    return RowLosses(losses.nll[list(rows)], losses.tokens[list(rows)])
 
 
 def scale_adapter(adapter: Adapter, start: torch.Tensor, strength: float) -> None:
