@@ -23,7 +23,7 @@ from luthier.models.decoder import Decoder
 from luthier.train import checkpoint
 from luthier.train.guards import MAX_REWINDS
 from luthier.train.keeper import Keeper
-from luthier.train.loop import REWARM, Judged
+from luthier.train.loop import REWARM, Judged, NotFinite
 from luthier.train.progress import Progress
 
 
@@ -310,3 +310,35 @@ def test_without_held_out_rows_a_watch_can_still_end_the_run(decoder: Decoder, t
     rig.evaluate = lambda progress: Judged(float("nan"), 0, "forgetting" if progress.step == 4 else "")
     assert rig.run() == "forgetting"
     assert not rig.named("validation") and rig.progress.best_loss is None
+
+
+def test_general_rows_that_made_the_trouble_do_not_come_again(decoder: Decoder, tmp_path: Path) -> None:
+    """The rewind passes them over, as it does the plan's rows; else each rewind would meet them again."""
+    general = make_rows(60, seed=5, name="g")
+    rig = Rig(decoder, tmp_path / "run", steps=44, replay_rows=general, start={"replay_share": 0.2})
+    drawn: list[str] = []
+    bad: list[Row] = []
+
+    def spoiled(tokens: Tensor, logprobs: Tensor) -> Tensor:
+        if 20 <= rig.progress.step < 24 and not rig.named("rewind"):
+            here = [row for row in general if holds(tokens, [row])]
+            bad.extend(row for row in here if row.record_id not in drawn)
+            drawn.extend(row.record_id for row in here)
+        return logprobs * torch.nan if bad and holds(tokens, bad) else logprobs
+
+    rig.change = spoiled
+    assert rig.run() == "finished"
+    assert bad and len(rig.named("rewind")) == 1
+
+
+def test_weights_that_give_no_loss_at_a_validation_are_gone_back_from(decoder: Decoder, tmp_path: Path) -> None:
+    def evaluate(progress: Progress) -> Judged:
+        if progress.step == 10 and not rig.named("rewind"):
+            raise NotFinite("the validation loss of 3 of 9 rows is not finite at step 10")
+        return Judged(2.0, 9)
+
+    rig = Rig(decoder, tmp_path / "run", steps=30, eval_steps=5, evaluate=evaluate)
+    assert rig.run() == "finished"
+    (rewind,) = rig.named("rewind")
+    assert rewind["step"] == 10 and rewind["to_step"] < 10
+    assert any("not finite" in event["text"] for event in rig.named("warning"))

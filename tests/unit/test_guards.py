@@ -320,3 +320,21 @@ def test_the_diagnosis_tells_data_and_number_format_from_the_rate() -> None:
     assert "set them aside" in diagnosed("the loss is far above what it was", rewinds=3, accepted=0)
     assert "learning_rate of" in diagnosed("the loss is not finite", rewinds=0, accepted=0, records=0)
     assert "Records" not in diagnosed("the loss is not finite", rewinds=0, accepted=0, records=0)
+
+
+def test_a_rewind_to_the_start_asks_the_base_anew() -> None:
+    """One easy first batch must not make every later loss look worse than the base's."""
+    state = rewound(warm(40).state, warm(0).state, to_step=0, next_step=50, began=1)
+    assert state["first_loss"] is None
+    assert rewound(warm(40).state, warm(20).state, to_step=20, next_step=50, began=21)["first_loss"] is not None
+
+
+def test_one_huge_spike_among_those_of_the_data_does_not_blind_the_limits() -> None:
+    guard = warm(40)
+    for number, (loss, norm) in enumerate(
+        [(LOSS + 3, NORM), (LOSS + 3, NORM), (LOSS + 40, 1e6 * NORM), (LOSS + 3, NORM)]
+    ):
+        verdict = guard.judge(42 + 10 * number, loss, norm)
+    assert verdict.action == "take"
+    assert guard.judge(90, LOSS + 30, NORM).action == "skip"
+    assert guard.judge(95, LOSS, 1e5 * NORM).action == "skip"

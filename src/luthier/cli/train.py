@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"diverged": 3, "forgetting": 4, "not accepted": 5, "interrupted": 130}
 FORGETTING = (
     "[bold yellow]forgetting[/]: the training was stopped since the model was losing what it knew; what is published "
-    "keeps within max_forgetting, and is clearly better on the target"
+    "keeps within what may be forgotten, and is clearly better on the target"
 )
 
 

@@ -8,7 +8,7 @@ mean log-probability of its tokens, so that long options are not at a disadvanta
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -58,15 +58,21 @@ def right_answers(
     *,
     adapter: Adapter | None,
     micro_batch_tokens: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """(n,) bool, whether the right option of each item has the highest score; of equal scores the first counts.
 
     Args:
         micro_batch_tokens: tokens of one forward pass, about: the options of an item, which share its question, stay
             together. Changes speed and memory, not the result.
+        progress: called with options done and options in all; what it raises goes through.
     """
     rows = [_rows(tokenizer, item) for item in items]
-    scores = [score for batch in _batches(rows, micro_batch_tokens) for score in _scores(decoder, batch, adapter)]
+    scores: list[float] = []
+    for batch in _batches(rows, micro_batch_tokens):
+        scores += _scores(decoder, batch, adapter)
+        if progress is not None:
+            progress(len(scores), sum(map(len, rows)))
     right, done = np.zeros(len(items), dtype=bool), 0
     for index, item in enumerate(items):
         right[index] = int(np.argmax(scores[done : done + len(item.options)])) == item.answer

@@ -5,7 +5,7 @@ The KL divergence from the base on the new task's own rows is what foretells for
 Razor: Why Online Reinforcement Learning Forgets Less", arXiv:2509.04259).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,13 +57,21 @@ def few_rows(rows: Sequence[Row], *, most_rows: int, most_tokens: int) -> list[R
 
 
 @torch.no_grad()
-def row_shifts(decoder: Decoder, rows: Sequence[Row], *, adapter: Adapter | None, micro_batch_tokens: int) -> RowShifts:
+def row_shifts(
+    decoder: Decoder,
+    rows: Sequence[Row],
+    *,
+    adapter: Adapter | None,
+    micro_batch_tokens: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> RowShifts:
     """What the adapter (None: nothing) changed on these rows, each of two tokens or more.
 
     Args:
         micro_batch_tokens: tokens of one forward pass; changes speed and memory, not the result.
+        progress: called with rows done and rows in all; what it raises goes through.
     """
-    kl, nll = np.zeros(len(rows)), np.zeros(len(rows))
+    kl, nll, done = np.zeros(len(rows)), np.zeros(len(rows)), 0
     for microstep in plan_pass([len(row.ids) for row in rows], micro_batch_tokens):
         whole = [replace(rows[i], mask=np.arange(len(rows[i].ids)) > 0) for i in microstep]
         stream = collate(whole, border=decoder.spec.border)
@@ -78,6 +86,9 @@ def row_shifts(decoder: Decoder, rows: Sequence[Row], *, adapter: Adapter | None
         if adapter is not None:
             base = decoder.hidden(tokens, segments, None, rows=places)
             kl[microstep] = _summed(_kl(decoder, hidden, base, adapter), own, len(microstep))
+        done += len(microstep)
+        if progress is not None:
+            progress(done, len(rows))
     positions = np.array([len(row.ids) - 1 for row in rows])
     return RowShifts(kl, positions, RowLosses(nll, np.array([int(row.mask.sum()) for row in rows])))
 

@@ -176,6 +176,9 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
             f" The adapter compared and saved is that of step {best.step}. It was picked by these same records, which "
             "flatters the comparison a little."
         )
+    if run.strength is not None and run.strength.chosen not in (None, 1.0):
+        flatters = "The adapter's strength was picked by some of these records, which flatters the comparison a little."
+        remarks.append(Remark("note", flatters))
     rise = 100 * (last.loss - best.loss) / best.loss if best.loss else 0.0
     alarms = [one for one in run.decisions if one.kind == "overfit" and (number(one.fields, "times") or 0) >= 2]
     watched = any(point.probe_loss is not None for point in points)

@@ -186,7 +186,7 @@ def generate_batch(
         seeds: one a prompt; without, all have that of `sampling`.
         cache_bytes: keys and values held at once, reckoned with every answer at its longest. One conversation may
             have more.
-        progress: called with (answers that are done, answers in all).
+        progress: called with (answers that are done, answers in all) at each token; what it raises goes through.
 
     Returns:
         The answers in the order of the prompts.
@@ -216,8 +216,8 @@ def generate_batch(
                 if complete[which] or len(made[which]) == rooms[which]:
                     talk.leave(place)
                     done += 1
-                    if progress is not None:
-                        progress(done, len(prompts))
+            if progress is not None:
+                progress(done, len(prompts))
     for text in texts if stops else ():
         text.finish()
     answers = [text.text for text in texts] if stops else [decode(tokens) for tokens in made]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from luthier.data.records import Record
-from luthier.evaluate.interval import BETTER, Comparison
+from luthier.evaluate.interval import BETTER, WORSE, Comparison
 from luthier.evaluate.losses import RowLosses
 from luthier.stages.forgetting import ForgettingWatch
 from luthier.stages.gate import as_event, judge
@@ -67,6 +67,8 @@ class Finish:
         beside = self._compare(step, strength, after) if after is not None else None
         if self.status == FORGETTING and (beside is None or beside.verdict != BETTER):
             self.refusals.append("the training was stopped for forgetting, and the target is not clearly better")
+        if session.link is None and beside is not None and beside.verdict == WORSE and not self.refusals:
+            self.refusals.append("the held-out loss is clearly worse than the base's")
         answer(session, self.samples, "after")
         if session.link is not None:
             self._gate(beside)
@@ -88,7 +90,7 @@ class Finish:
         if self.status == DIVERGED and not session.prepared.val:
             return max((step_of(folder) for folder in checkpoints(session.run_dir)), default=None)
         if self.status == DIVERGED:
-            before = read_losses(session.run_dir, losses_name(0))
+            before = read_losses(session.run_dir, losses_name(0), session.prepared.val)
             if progress.best_loss is None or before is None or progress.best_loss >= before.mean:
                 return None
         if progress.best_step == 0 or (progress.best_step == progress.step and self.status != DIVERGED):
@@ -105,8 +107,10 @@ class Finish:
         """Choose the strength, where forgetting is watched; returns it, and the held-out losses at it."""
         session, val = self.session, self.session.prepared.val
         if not val:
+            self._require_budget(step)
             return 1.0, None
-        full = read_losses(session.run_dir, losses_name(step)) or measure(session, val, session.adapter, "validation")
+        full = read_losses(session.run_dir, losses_name(step), val)
+        full = full or measure(session, val, session.adapter, "validation")
         if self.watch is None or self.status == DIVERGED:
             return 1.0, full
         found = choose_strength(
@@ -116,6 +120,7 @@ class Finish:
             self.watch,
             base=base_losses(session),
             full=full,
+            origin=session.origin,
             step=step,
             seed=session.recipe.seed,
             micro_batch_tokens=session.prepared.settings.micro_batch_tokens,
@@ -128,11 +133,20 @@ class Finish:
             return 1.0, full
         return found.chosen, measure(session, val, session.adapter, "validation")
 
+    def _require_budget(self, step: int) -> None:
+        """Without held-out rows there is nothing to choose a strength by; the budget holds all the same."""
+        if self.watch is None or self.status == DIVERGED:
+            return
+        now = self.watch.known(step) or self.watch.measure(self.session.decoder, self.session.adapter)
+        if not self.watch.judged(now).inside:
+            text = "more was forgotten than max_forgetting allows, and nothing is held out to choose a strength by"
+            self.refusals.append(text)
+
     def _compare(self, step: int, strength: float, after: RowLosses) -> Comparison:
         """What the training began with beside what came out, and the base where that is something else."""
         session = self.session
         write_losses(session.run_dir, RESULT_FILE, after, step=step, strength=strength)
-        before = read_losses(session.run_dir, losses_name(0))
+        before = read_losses(session.run_dir, losses_name(0), session.prepared.val)
         if before is None:
             before = measure(session, session.prepared.val, None, "validation") if session.start is None else None
         if before is None:
@@ -157,7 +171,7 @@ class Finish:
         self.refusals = [] if verdict.passed else [verdict.text]
         whole = beside
         if session.start is not None and beside is not None:
-            after = read_losses(session.run_dir, RESULT_FILE)
+            after = read_losses(session.run_dir, RESULT_FILE, session.prepared.val)
             assert after is not None
             whole = compared(session, session.prepared.val, base_losses(session), after)
         session.emit(

@@ -136,14 +136,27 @@ class ForgettingWatch:
                 progress=None if say is None else lambda done, total: say("general texts", done, total),
             )
             nll, tokens = losses.nll, losses.tokens
-        right = right_answers(decoder, self._tokenizer, self.general.choices, adapter=adapter, micro_batch_tokens=micro)
+        right = right_answers(
+            decoder,
+            self._tokenizer,
+            self.general.choices,
+            adapter=adapter,
+            micro_batch_tokens=micro,
+            progress=None if say is None else lambda done, total: say("general questions", done, total),
+        )
         if not moved:
             base = self.base
             return Measured(nll, tokens, right, base.target_nll, base.target_tokens, base.kl, base.positions)
         if not self._target:
             empty = np.zeros(0)
             return Measured(nll, tokens, right, empty, empty, empty, empty)
-        shifts = row_shifts(decoder, self._target, adapter=adapter, micro_batch_tokens=micro)
+        shifts = row_shifts(
+            decoder,
+            self._target,
+            adapter=adapter,
+            micro_batch_tokens=micro,
+            progress=None if say is None else lambda done, total: say("distance from the base", done, total),
+        )
         return Measured(nll, tokens, right, shifts.losses.nll, shifts.losses.tokens, shifts.kl, shifts.positions)
 
     def _event(self, step: int, judgement: Judgement | None, verdict: str, text: str, now: Measured) -> dict[str, Any]:

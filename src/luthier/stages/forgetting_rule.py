@@ -137,8 +137,9 @@ def judge(
         kl = paired_change(np.zeros(len(now.kl)), now.kl, now.positions, groups[1], seed=seed)
     known = [change for change in (general, answers) if change is not None and change.interval is not None]
     warned = (general is not None and _low(general) > warn) or (answers is not None and _high(answers) < CHOICES_WARN)
-    verdict = BAD if bad else UNKNOWN if not known else WARNING if warned else KEPT
-    within = general is None or general.change <= budget
+    cannot = general is not None and general.interval is None  # too few general texts for a judgement
+    verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if warned else KEPT
+    within = general is None or cannot or general.change <= budget
     return Judgement(
         loss=general,
         right=answers,
@@ -181,7 +182,7 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
     for name, bad in (("bad", judgement.verdict == BAD), ("surely", judgement.surely)):
         state[name] = state.get(name, 0) + 1 if bad else 0
     if state["surely"] >= ACT_AFTER:
-        return _stop(f"the general loss rose by more than {SURELY_TIMES} times max_forgetting")
+        return _stop(f"the general loss rose by more than {SURELY_TIMES} times what is allowed")
     if state["bad"] < ACT_AFTER:
         return None
     if judgement.idle:
@@ -198,7 +199,7 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
     if can_replay and progress.kl_weight == 0:
         progress.kl_weight = KL_WEIGHT
         return Action("kl", KL_WEIGHT, "replayed rows are held near the base's answers (KL)")
-    return _stop("nothing that was tried keeps general texts inside max_forgetting")
+    return _stop("nothing that was tried keeps general texts within what is allowed")
 
 
 def _stop(why: str) -> Action:

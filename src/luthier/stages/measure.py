@@ -53,7 +53,7 @@ def compared(session: Session, rows: Sequence[Row], before: RowLosses, after: Ro
 def base_losses(session: Session) -> RowLosses:
     """The base on the held-out rows; measured once, and again only where the file is lost."""
     name = losses_name(0) if session.start is None else BASE_FILE
-    found = read_losses(session.run_dir, name)
+    found = read_losses(session.run_dir, name, session.prepared.val)
     if found is None:
         found = measure(session, session.prepared.val, None, "validation")
         if session.start is not None:
@@ -71,13 +71,15 @@ def write_losses(run_dir: Path, name: str, losses: RowLosses, **more: Any) -> No
     write_json(run_dir / FOLDER / name, {**more, "nll": losses.nll.tolist(), "tokens": losses.tokens.tolist()})
 
 
-def read_losses(run_dir: Path, name: str) -> RowLosses | None:
-    """Losses that were kept; None where they are not, or are damaged."""
+def read_losses(run_dir: Path, name: str, rows: Sequence[Row]) -> RowLosses | None:
+    """Losses that were kept of these rows; None where they are not, are damaged, or are of other rows."""
     path = run_dir / FOLDER / name
     if not path.is_file():
         return None
     try:
         value = read_json(path)
+        if value["tokens"] != [int(row.mask.sum()) for row in rows] or len(value["nll"]) != len(rows):
+            return None
         return RowLosses(np.array(value["nll"], np.float64), np.array(value["tokens"], np.int64))
     except (ValueError, KeyError, TypeError):
         return None

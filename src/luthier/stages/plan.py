@@ -240,8 +240,8 @@ class _Plan:
 
     def _earlier(self, index: int) -> Earlier:
         stage, prepared = self.state.stages[index], self.checked.stages[index].prepared
-        reached = read_losses(self._folder(stage), RESULT_FILE)
-        if reached is None or len(reached.nll) != len(prepared.val):
+        reached = read_losses(self._folder(stage), RESULT_FILE, prepared.val)
+        if reached is None:
             reached = self._measured(stage, self.checked.stages[index])
         return Earlier(stage.name, prepared.val, reached)
 

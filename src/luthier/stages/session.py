@@ -96,6 +96,8 @@ class Session:
         self.adapter = fresh_adapter(self.recipe, decoder)
         if link is not None:
             begin_with(self.adapter, link)
+        # The weights of the stage before, between which and the result a strength is chosen; None after the base.
+        self.origin = self.adapter.flat.detach().clone() if self.start is not None else None
         self.optimizer = make_optimizer(self.adapter, self.recipe)
         self._log: EventLog | None = None
         self._board: TensorBoard | None = None

@@ -128,6 +128,12 @@ class _Stage:
         session, progress = self.session, self.progress
         prepared, settings, recipe = session.prepared, session.prepared.settings, session.recipe
         general, watch = self._general()
+        if general is not None and progress.watch.setdefault("general", general.hash) != general.hash:
+            raise RunError(
+                "the general rows are not those that this run began with",
+                where=str(session.run_dir),
+                fix="put general_datasets, sequence_len and too_long back, or start a new run with another output_dir",
+            )
         validator = Validator(
             session.decoder,
             session.adapter,

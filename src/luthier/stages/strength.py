@@ -76,6 +76,7 @@ def choose_strength(
     *,
     base: RowLosses,
     full: RowLosses | None,
+    origin: torch.Tensor | None = None,
     step: int,
     seed: int,
     micro_batch_tokens: int,
@@ -90,6 +91,8 @@ def choose_strength(
         watch: after `before`; its measurement after `step` is used again.
         base: loss of the base on `val`.
         full: loss of the adapter as it is on `val`, if it is known.
+        origin: (P,) the weights that the training began with, where that is an earlier stage's adapter: strength 0 is
+            then that adapter, and those between are on the line of weights, with DoRA, too.
         step: the step whose weights the adapter has.
         seed: of the intervals.
     """
@@ -99,13 +102,19 @@ def choose_strength(
     base, full = _some(base, some), None if full is None else _some(full, some)
     groups = [row.group for row in val]
     points: list[Point] = []
-    swept = (1.0,) if adapter.dora else STRENGTHS
+    swept = (1.0,) if adapter.dora and origin is None else STRENGTHS
     for number, strength in enumerate(swept):
-        scale_adapter(adapter, start, strength)
+        scale_adapter(adapter, start, strength, origin)
         whole = strength == 1.0
         losses = full if whole else None
         if losses is None:
-            losses = row_losses(decoder, val, adapter=adapter, micro_batch_tokens=micro_batch_tokens)
+            losses = row_losses(
+                decoder,
+                val,
+                adapter=adapter,
+                micro_batch_tokens=micro_batch_tokens,
+                progress=None if say is None else lambda done, total: say("validation", done, total),
+            )
         now = watch.known(step) if whole else None
         if now is None:
             now = watch.measure(decoder, adapter, moved=False)
@@ -116,11 +125,13 @@ def choose_strength(
     chosen = _best(points)
     accepted = chosen is not None and not (chosen.target_interval is not None and chosen.target_interval[0] > 0)
     strength = chosen.strength if chosen is not None and accepted else 1.0
-    scale_adapter(adapter, start, strength)
+    scale_adapter(adapter, start, strength, origin)
     text = _told(points, chosen, accepted, watch.budget)
     if len(val) < held:
         text += f". Measured on {len(val)} of the {held:,} held-out rows"
-    if adapter.dora:
+    if origin is not None:
+        text += ". Strength 0 is the stage before"
+    elif adapter.dora:
         text += ". Other strengths were not tried: with DoRA they have no meaning"
     return Strength(points, strength, accepted, text)
 
@@ -129,15 +140,18 @@ def _some(losses: RowLosses, rows: Sequence[int]) -> RowLosses:
     return RowLosses(losses.nll[list(rows)], losses.tokens[list(rows)])
 
 
-def scale_adapter(adapter: Adapter, start: torch.Tensor, strength: float) -> None:
+def scale_adapter(adapter: Adapter, start: torch.Tensor, strength: float, origin: torch.Tensor | None = None) -> None:
     """Set the adapter to `strength` times what it is with the weights `start` (P,); at 1 these, bit for bit.
 
     Its output is linear in B, of the linears and of the head, and of the embedding in the factor that is not looked up:
-    those are scaled, nothing else.
+    those are scaled, nothing else. With `origin` it is put on the way from there to `start`.
     """
     with torch.no_grad():
         adapter.flat.copy_(start)
         if strength == 1.0:
+            return
+        if origin is not None:
+            adapter.flat.copy_(torch.lerp(origin, start, strength))
             return
         assert not adapter.dora, "magnitudes are not scaled"
         for pairs in adapter.layers:
@@ -170,6 +184,8 @@ def _best(points: Sequence[Point]) -> Point | None:
 def _told(points: Sequence[Point], chosen: Point | None, accepted: bool, budget: float) -> str:
     full = points[-1]
     if chosen is None:
+        if not _over(points[0], budget):
+            return "not accepted: at every strength too many of the questions are lost that the base answers"
         return (
             f"not accepted: at no strength does the general loss stay within {decimal(budget, 2)} nats a token of the "
             f"base's (at {points[0].strength:g} it is {_change(points[0])})"
@@ -179,12 +195,17 @@ def _told(points: Sequence[Point], chosen: Point | None, accepted: bool, budget:
         return f"not accepted: within the budget the target is surely worse than the base's ({at})"
     if chosen is full:
         return f"{at}: the whole adapter is best, and within the budget of {decimal(budget, 2)}"
-    why = "is better on the target" if full.inside else f"forgets too much ({_change(full)})"
+    forgets = f"forgets too much ({_change(full)})" if _over(full, budget) else "answers too few of the questions"
+    why = "is better on the target" if full.inside else forgets
     lost = decimal(chosen.target_loss - full.target_loss, 3)
     than = f"at full strength {decimal(full.target_loss, 3)}, a difference of {lost}"
     if full.inside:
         return f"{at}: it {why} than the whole adapter ({than})"
     return f"{at}: the whole adapter {why}; {than} nats a token{SPACE}on the target"
+
+
+def _over(point: Point, budget: float) -> bool:
+    return point.general_change is not None and point.general_change > budget
 
 
 def _change(point: Point) -> str:

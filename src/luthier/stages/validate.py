@@ -25,7 +25,7 @@ from luthier.evaluate.overfitting import Measured, Overfit, OverfitWatch
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
 from luthier.recipe import Recipe
-from luthier.train.loop import Judged
+from luthier.train.loop import Judged, NotFinite
 from luthier.train.progress import Progress
 from luthier.train.settings import Settings
 from luthier.train.step import accumulate
@@ -271,11 +271,11 @@ def try_longest(decoder: Decoder, adapter: Adapter, rows: Sequence[Row], steps: 
 def _require_finite(what: str, step: int, rows: Sequence[Row], losses: RowLosses, run_dir: Path) -> None:
     broken = np.flatnonzero(~np.isfinite(losses.nll))
     if len(broken):
-        raise RunError(
+        raise NotFinite(
             f"the {what} loss of {len(broken)} of {len(rows)} rows is not finite at step {step} "
             f"(the first is {rows[broken[0]].where})",
             where=str(run_dir),
-            fix="go back to an earlier checkpoint, and lower learning_rate",
+            fix="lower learning_rate; if it is so before the first step, luthier model verify the base",
         )
 
 

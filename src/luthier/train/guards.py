@@ -23,7 +23,7 @@ that they do not enter goes back to OLMo 2 (arXiv:2501.00656), jumping past the 
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
+from statistics import median, median_high
 from typing import Any
 
 WINDOW = 64  # accepted steps that the limits come from
@@ -167,8 +167,8 @@ class Guard:
         state, count = self.state, len(self.state["skips"])
         finite = [skip for skip in state["skips"] if skip["loss"] is not None]
         state["skips"] = [skip for skip in state["skips"] if skip["loss"] is None]
-        state["usual_loss"] = [max(skip["loss"] for skip in finite) + LOSS_RISE]
-        state["usual_log_norm"] = [max(skip["log_norm"] for skip in finite) + math.log(NORM_FACTOR) / 2]
+        state["usual_loss"] = [median_high(skip["loss"] for skip in finite) + LOSS_RISE]
+        state["usual_log_norm"] = [median_high(skip["log_norm"] for skip in finite) + math.log(NORM_FACTOR) / 2]
         self._accept(step, loss, log_norm)
         return Verdict("take", why, limits, count=count)
 
@@ -228,7 +228,8 @@ def rewound(now: dict[str, Any], loaded: dict[str, Any], *, to_step: int, next_s
     """
     return Guard({
         **loaded, "skips": [], "accepted": 0, "last_good": to_step + 1, "too_high": 0, "trouble": began,
-        "rewinds": now["rewinds"] + 1, "void": [*now["void"], [to_step, next_step]], "first_loss": now["first_loss"],
+        "rewinds": now["rewinds"] + 1, "void": [*now["void"], [to_step, next_step]],
+        "first_loss": now["first_loss"] if to_step else None,  # back at the base, the next loss is its own again
     }).state  # fmt: skip
 
 

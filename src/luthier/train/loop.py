@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, RunError
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
 from luthier.recipe import Recipe
@@ -34,6 +34,10 @@ from luthier.train.stream import StepRows, Stream
 REWARM = 20  # steps in which the learning rate rises again after a rewind
 RATE_CUT = 0.5  # what a rewind multiplies the rate by
 KEPT_RECORDS = 8  # of each skipped step, in the guards' state
+
+
+class NotFinite(RunError):
+    """A loss of a validation is not finite. The weights are to blame, so the run goes back."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def fit(
         evaluate: called every `eval_steps` and after the last step, before the save; None: no validation. It may change
             in its argument rate_scale, warm_from, replay_share, kl_weight and watch.
         should_stop: asked between microsteps; True gives the unfinished step up, saves, and ends the loop. `evaluate`
-            may raise Interrupted to the same end.
+            may raise Interrupted to the same end, and NotFinite, which leads to a rewind.
 
     Returns:
         "finished", "early stop", "overfitting", "forgetting", "interrupted" or "diverged". After "diverged" the adapter
@@ -141,7 +145,8 @@ class _Loop:
         gradient = accumulate(self.decoder, self.adapter, rows, **where, should_stop=self.should_stop)
         if gradient is None:
             self.adapter.grad.zero_()
-            self.keeper.save(progress)
+            if self.keeper.sound():  # else the run goes on from the checkpoint before, and finds the same
+                self.keeper.save(progress)
             return self._interrupted()
         verdict = Guard(progress.guard).judge(progress.step + 1, gradient.judged_loss, gradient.norm)
         if verdict.action == "take":
@@ -240,6 +245,10 @@ class _Loop:
             _put(progress, {**before, "owes_validation": True})
             self.keeper.save(progress)
             saved = False
+        except NotFinite as error:
+            _put(progress, before)
+            self.emit("warning", text=error.what)
+            return self._rewind(Guard(progress.guard).broken(progress.step), [])
         return "" if saved else self._interrupted()
 
     def _best(self, judged: Judged) -> None:
@@ -281,7 +290,11 @@ class _Loop:
         scale = RATE_CUT * min(now.rate_scale, old.rate_scale)
         guard = rewound(now.guard, old.guard, to_step=old.step, next_step=next_step, began=verdict.began)
         stale = old.stale_validations if now.best_step <= old.step else 0
-        kept = ("total_tokens", "total_label_tokens", "seconds", "learning_rate", "best_loss", "best_step", "stopped")
+        kept = (
+            "total_tokens", "total_label_tokens", "seconds", "learning_rate", "best_loss", "best_step", "stopped",
+            # or the same general rows would come again, and what was decided about them be undone
+            "replay_drawn", "replay_owed", "replay_share", "kl_weight",
+        )  # fmt: skip
         _put(now, asdict(old) | {name: getattr(now, name) for name in kept} | {
             "step": next_step, "rate_scale": scale, "warm_from": next_step, "guard": guard, "stale_validations": stale,
             "owes_validation": False,

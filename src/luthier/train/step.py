@@ -82,8 +82,8 @@ def accumulate(
         nll = -logprobs.detach().double()
         if any(replayed):
             is_replay = torch.tensor(replayed)[stream.target_rows].to(nll.device)
-            sums[0] += nll[~is_replay].sum()
-            sums[1] += nll[is_replay].sum()
+            sums[0] += nll.masked_fill(is_replay, 0.0).sum()
+            sums[1] += nll.masked_fill(~is_replay, 0.0).sum()
             if kl_weight > 0:
                 chosen = [row for row, again in zip(microstep, replayed, strict=True) if again]
                 kl = _kl(decoder, adapter, collate(chosen, border=decoder.spec.border))
