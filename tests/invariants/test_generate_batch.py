@@ -174,7 +174,7 @@ def test_few_at_a_time_give_the_same(llama: Decoder) -> None:
         progress=lambda done, total: finished.append((done, total)),
     )  # fmt: skip
     assert [answer.tokens for answer in answers] == wide
-    assert finished == sorted(finished) and set(finished) == {(number, 5) for number in range(6)}
+    assert finished == sorted(finished) and finished[-1] == (5, 5)
 
 
 def test_prompts_at_the_position_limit(llama: Decoder) -> None:
