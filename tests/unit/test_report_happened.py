@@ -269,8 +269,8 @@ def test_the_charts_show_what_was_chosen_and_the_budget(told: Any) -> None:
         root = ElementTree.fromstring(chart.wide)
         assert "nan" not in chart.wide and root.get("aria-label")
     assert "chosen: 1e-4" in rates.wide and "logarithmic scale" not in rates.wide  # the cliff is cut off
-    assert "max_forgetting 0.08" in general.wide and "more replay" in general.wide and "n = 40 rows" in general.legend
-    assert "0.5, chosen" in strength.wide and 'class="ring"' in strength.wide and "max_forgetting 0.08" in strength.wide
+    assert "0.08 allowed" in general.wide and "more replay" in general.wide and "n = 40 rows" in general.legend
+    assert "0.5, chosen" in strength.wide and 'class="ring"' in strength.wide and "0.08 allowed" in strength.wide
 
 
 def test_the_page_draws_skips_rewinds_and_pauses(told: Any, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _general_chart(run: RunSummary) -> Chart | None:
         highs=[0.0, *(high for _, high in ends)] if known else (),
     )
     budget = points[-1].budget
-    levels = [] if budget is None else [(budget, f"max_forgetting {budget:g}")]
+    levels = [] if budget is None else [(budget, f"{decimal(budget, 2)} allowed")]
     marks = [
         (float(one.step or 0), ACTIONS.get(text(one.fields.get("what")), "action"))
         for one in run.decisions
@@ -123,7 +123,7 @@ def _strength_chart(run: RunSummary) -> Chart | None:
         [series],
         x_label="general texts →",
         y_label="held-out rows",
-        notes=Notes(marks=[(budget, f"max_forgetting {decimal(budget, 2)}")] if shown and budget is not None else []),
+        notes=Notes(marks=[(budget, f"{decimal(budget, 2)} allowed")] if shown and budget is not None else []),
         end_label=f"{sweep.chosen:g}, chosen",
     )
 
