@@ -102,3 +102,10 @@ def test_without_a_terminal_long_work_has_a_line_now_and_then(
         shown.say("validation", done, 40)
     lines = [f"validation: {done} of 40" for done in (16, 32)]
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_a_run_that_goes_on_knows_how_long_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = progress.RunProgress()
+    shown.listen({"event": "resume", "step": 11, "total_steps": 12})
+    shown.listen({"event": "step", "step": 12, "loss": 2.0, "tokens_per_second": 100.0, "seconds": 3.0})
+    assert "step 12/12" in capsys.readouterr().out

@@ -74,7 +74,7 @@ class RunProgress:
         if "step" not in event:  # of a training in stages
             out.print(f"Going on with stage {event['stage']}." if event.get("stage") else "Going on.")
             return
-        self._first = event["step"]
+        self._first, self._total_steps = event["step"], event.get("total_steps", 0)
         out.print(f"Going on after step {event['step']}.")
 
     def _on_warning(self, event: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class RunProgress:
         if out.is_terminal:
             if "training" not in self._tasks:
                 self._tasks["training"] = self._bars.add_task("training", total=total or None, text="")
-            self._bars.update(self._tasks["training"], completed=step, text=text)
+            self._bars.update(self._tasks["training"], completed=step, total=total or None, text=text)
         elif time.monotonic() - self._said > PLAIN_SECONDS or step == total:
             self._said = time.monotonic()
             left = span((total - step) * event["seconds"]) if total else "?"

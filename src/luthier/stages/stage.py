@@ -109,7 +109,8 @@ class _Stage:
         if begin.checkpoint is not None:
             self.progress = load_checkpoint(begin.checkpoint, session.adapter, session.optimizer)
             self._take_over()
-            session.emit("resume", step=self.progress.step)
+            total = session.prepared.settings.total_steps
+            session.emit("resume", step=self.progress.step, total_steps=total)
         for text in session.checked.warnings:
             session.emit("warning", text=text)
         for text in session.checked.advice if begin.checkpoint is None else ():
