@@ -106,8 +106,9 @@ def resume(
 def _completed(run_dir: Path, outcome: Outcome) -> TrainResult:
     if (result := complete(run_dir, outcome)) is not None:
         return result
+    told = outcome.text or outcome.status
     raise RunError(
-        f"this run is finished: {outcome.text or outcome.status}",
+        f"this run is finished{'' if told == 'finished' else f': {told}'}",
         where=str(run_dir),
         fix="start another with another output_dir to train further",
     )
