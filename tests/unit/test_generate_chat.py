@@ -212,7 +212,7 @@ def test_samples_are_one_batch_and_each_as_alone(run: Path, home: Path) -> None:
     for record, sample in zip(records, made, strict=True):
         assert sample["answer"] == chat.answer(record.messages[:-1], max_new_tokens=10)
         assert sample["expected"] == record.messages[-1].content and sample["record_id"] == record.id
-    assert said == [("sample answers", number, 4) for number in range(1, 5)]
+    assert said == sorted(said) and said[-1] == ("sample answers", 4, 4)
     assert answer_samples(chat.decoder, None, chat.renderer, [], max_new_tokens=10) == []
     chat.close()
 
