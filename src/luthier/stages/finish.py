@@ -13,7 +13,6 @@ from luthier.stages.measure import (
     answer,
     base_losses,
     compared,
-    losses_name,
     measure,
     read_losses,
     write_losses,
@@ -22,7 +21,7 @@ from luthier.stages.publish import faults, publish
 from luthier.stages.result import ADAPTER_FOLDER, DIVERGED, FORGETTING, NOT_ACCEPTED, REJECTED_FOLDER, Outcome
 from luthier.stages.session import Session
 from luthier.stages.strength import choose_strength
-from luthier.stages.validate import Validator
+from luthier.stages.validate import Validator, losses_file
 from luthier.train.checkpoint import damage, folder_of, load_checkpoint
 from luthier.train.checkpoint_folder import checkpoints, step_of
 from luthier.train.optim import make_optimizer
@@ -90,7 +89,7 @@ class Finish:
         if self.status == DIVERGED and not session.prepared.val:
             return max((step_of(folder) for folder in checkpoints(session.run_dir)), default=None)
         if self.status == DIVERGED:
-            before = read_losses(session.run_dir, losses_name(0), session.prepared.val)
+            before = read_losses(session.run_dir, losses_file(session.run_dir, 0).name, session.prepared.val)
             if progress.best_loss is None or before is None or progress.best_loss >= before.mean:
                 return None
         if progress.best_step == 0 or (progress.best_step == progress.step and self.status != DIVERGED):
@@ -109,7 +108,7 @@ class Finish:
         if not val:
             self._require_budget(step)
             return 1.0, None
-        full = read_losses(session.run_dir, losses_name(step), val)
+        full = read_losses(session.run_dir, losses_file(session.run_dir, step).name, val)
         full = full or measure(session, val, session.adapter, "validation")
         if self.watch is None or self.status == DIVERGED:
             return 1.0, full
@@ -146,7 +145,7 @@ class Finish:
         """What the training began with beside what came out, and the base where that is something else."""
         session = self.session
         write_losses(session.run_dir, RESULT_FILE, after, step=step, strength=strength)
-        before = read_losses(session.run_dir, losses_name(0), session.prepared.val)
+        before = read_losses(session.run_dir, losses_file(session.run_dir, 0).name, session.prepared.val)
         if before is None:
             before = measure(session, session.prepared.val, None, "validation") if session.start is None else None
         if before is None:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from luthier.core.files import read_json, write_json
 from luthier.data.records import Record
 from luthier.data.render import Row
@@ -14,6 +12,7 @@ from luthier.evaluate.losses import RowLosses, row_losses
 from luthier.models.lora import Adapter
 from luthier.stages.samples import answer_samples
 from luthier.stages.session import Session
+from luthier.stages.validate import kept_losses, losses_file
 
 FOLDER = "validation"
 RESULT_FILE, BASE_FILE = "result.json", "base.json"  # of what a run ends with, and of the base under a later stage
@@ -52,18 +51,13 @@ def compared(session: Session, rows: Sequence[Row], before: RowLosses, after: Ro
 
 def base_losses(session: Session) -> RowLosses:
     """The base on the held-out rows; measured once, and again only where the file is lost."""
-    name = losses_name(0) if session.start is None else BASE_FILE
+    name = losses_file(session.run_dir, 0).name if session.start is None else BASE_FILE
     found = read_losses(session.run_dir, name, session.prepared.val)
     if found is None:
         found = measure(session, session.prepared.val, None, "validation")
         if session.start is not None:
             write_losses(session.run_dir, name, found)
     return found
-
-
-def losses_name(step: int) -> str:
-    """The file in run_dir/validation with the losses after `step` steps."""
-    return f"step-{step:06d}.json"
 
 
 def write_losses(run_dir: Path, name: str, losses: RowLosses, **more: Any) -> None:
@@ -77,9 +71,6 @@ def read_losses(run_dir: Path, name: str, rows: Sequence[Row]) -> RowLosses | No
     if not path.is_file():
         return None
     try:
-        value = read_json(path)
-        if value["tokens"] != [int(row.mask.sum()) for row in rows] or len(value["nll"]) != len(rows):
-            return None
-        return RowLosses(np.array(value["nll"], np.float64), np.array(value["tokens"], np.int64))
-    except (ValueError, KeyError, TypeError):
+        return kept_losses(read_json(path), "", rows)
+    except ValueError:
         return None

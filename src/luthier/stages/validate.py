@@ -212,14 +212,14 @@ def read_losses(run_dir: Path, step: int, val: Sequence[Row], probe: Sequence[Ro
         value = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
         return f"{path.name} is damaged"
-    sides = [_side(value, prefix, rows) for prefix, rows in (("", val), ("probe_", probe))]
+    sides = [kept_losses(value, prefix, rows) for prefix, rows in (("", val), ("probe_", probe))]
     if sides[0] is None or sides[1] is None:
         return f"{path.name} is damaged, or of other rows"
     return Measured(sides[0], sides[1])
 
 
-def _side(value: Any, prefix: str, rows: Sequence[Row]) -> RowLosses | None:
-    """One set of losses out of a file; None if they are not finite losses of these rows."""
+def kept_losses(value: Any, prefix: str, rows: Sequence[Row]) -> RowLosses | None:
+    """One set of losses out of a file's value; None if they are not finite losses of these rows."""
     nll, tokens = (value.get(prefix + name) for name in ("nll", "tokens")) if isinstance(value, dict) else (None, None)
     if tokens != [int(row.mask.sum()) for row in rows] or not isinstance(nll, list) or len(nll) != len(rows):
         return None

@@ -25,6 +25,7 @@ from luthier.kernels.frozen_linear import FrozenWeight
 from luthier.kernels.function import Function
 from luthier.kernels.lora_linear import Dropout
 from luthier.kernels.lora_linear.dropout import masked
+from luthier.kernels.selected_logprobs.adapted import _input
 from luthier.kernels.selected_logprobs.op import CPU_ROWS, CPU_SLICE_ROWS, gpu_chunk_rows
 
 _COPIES = 6  # of a chunk's logits, in float32, that a GPU holds beside each other
@@ -130,11 +131,6 @@ class _AdaptedBaseKL(Function):
         low = c @ a
         dh = (dh.add_(low if drop is None else masked(low, drop.share, drop.seeds[0])) * g).to(dh.dtype)
         return dh, None, None, None, None, None, da, db
-
-
-def _input(hidden: Tensor, drop: Dropout | None) -> Tensor:
-    """What the adapter reads."""
-    return hidden if drop is None else masked(hidden, drop.share, drop.seeds[0])
 
 
 def base_kl(
