@@ -342,3 +342,20 @@ def test_weights_that_give_no_loss_at_a_validation_are_gone_back_from(decoder: D
     (rewind,) = rig.named("rewind")
     assert rewind["step"] == 10 and rewind["to_step"] < 10
     assert any("not finite" in event["text"] for event in rig.named("warning"))
+
+
+def test_a_stop_while_weights_are_broken_is_a_stop(decoder: Decoder, tmp_path: Path) -> None:
+    """Nothing is saved, and the run goes on from the checkpoint before."""
+    rig = Rig(decoder, tmp_path / "run", steps=12)
+    stopped: list[int] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 7 and not stopped:
+            rig.adapter.flat.fill_(torch.nan)
+            stopped.append(7)
+
+    rig.listen, rig.should_stop = listen, lambda: bool(stopped)
+    assert rig.run() == "interrupted"
+    assert all(tensor.isfinite().all() for tensor in saved_weights(rig.run_dir))
+    rig.should_stop = lambda: False
+    assert rig.run() == "finished"

@@ -171,3 +171,13 @@ def test_of_many_rows_some_are_measured_and_that_is_said(model: Any, monkeypatch
     sums = [sum(some) / (5 * 6) for some in itertools.combinations(alone, 5)]
     assert any(chosen.points[-1].target_loss == pytest.approx(one) for one in sums)
     assert chosen.points[-1].target_loss != pytest.approx(full.mean)
+
+
+def test_after_an_earlier_stage_strength_0_is_that_stage(model: Any) -> None:
+    adapter = full_adapter(model)
+    start = adapter.flat.clone()
+    origin = torch.randn(len(start), generator=torch.Generator().manual_seed(3))
+    scale_adapter(adapter, start, 0.25, origin)
+    assert torch.equal(adapter.flat, torch.lerp(origin, start, 0.25))
+    scale_adapter(adapter, start, 1.0, origin)
+    assert torch.equal(adapter.flat, start)
