@@ -130,6 +130,29 @@ def test_f48_another_language_is_acted_upon(home: Path, base: Path, general: Pat
     assert chosen["inside"] or not strength["accepted"]
 
 
+def test_after_the_last_step_nothing_is_acted_upon(home: Path, base: Path, general: Path, tmp_path: Path) -> None:
+    """The run is stopped at the second bad evaluation; where no step is left there is nothing to stop."""
+    data = random_labels(tmp_path / "d.jsonl")
+    result = train(watched(base, data, general, tmp_path / "run", learning_rate=0.1, max_steps=4))
+    assert [event["verdict"] for event in events(tmp_path / "run", "forgetting")] == ["base", "too much", "too much"]
+    assert not events(tmp_path / "run", "action")
+    assert result.status == "not accepted" and "general loss" in result.text
+
+
+def test_a_stage_that_begins_outside_its_budget_says_so(home: Path, base: Path, general: Path, tmp_path: Path) -> None:
+    """And its first evaluation is compared with what it began with, not with the base."""
+    data = other_language(tmp_path / "d.jsonl")
+    stages = [{"name": "broad", "max_forgetting": 50.0, "max_steps": 8}, {"name": "polish", "learning_rate": 1e-6}]
+    stages = [{"datasets": [str(data)], **stage} for stage in stages]
+    train(watched(base, data, general, tmp_path / "run", stages=stages, max_steps=2, learning_rate=1e-2))
+    told = [event["text"] for event in events(tmp_path / "run" / "stages/02-polish", "warning")]
+    assert any("begins with has forgotten more than its max_forgetting allows" in text for text in told), told
+    assert not any("begins with" in e["text"] for e in events(tmp_path / "run" / "stages/01-broad", "warning"))
+    began = json.loads((tmp_path / "run/stages/02-polish/general/step-000000.json").read_text())
+    (first,) = [e for e in events(tmp_path / "run" / "stages/02-polish", "forgetting") if e["step"] == 2]
+    assert first["loss"] == pytest.approx(sum(began["nll"]) / sum(began["tokens"]), abs=0.02)
+
+
 def test_replay_is_less_forgetting(home: Path, base: Path, general: Path, tmp_path: Path) -> None:
     data, changes = other_language(tmp_path / "d.jsonl"), []
     for share in (0.0, 0.3):

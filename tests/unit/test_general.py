@@ -13,6 +13,7 @@ import torch
 from helpers_models import decoder_of, full_adapter
 from helpers_runs import make_recipe, rows_of, talk, write_rows
 from luthier.core.errors import DataError, RunError
+from luthier.core.files import hash_bytes
 from luthier.core.paths import cache_dir
 from luthier.data.records import Message, Record
 from luthier.data.render import Renderer, Row
@@ -90,18 +91,33 @@ def test_few_rows_are_the_same_whatever_else_is_there() -> None:
 
 
 def records(number: int, *, group: int = 1) -> list[Record]:
+    """Of words of their own, so none is nearly another."""
+    words = [[hash_bytes(f"{side} {i} {n}".encode())[:7] for n in range(12)] for i in range(number) for side in "ab"]
     return [
-        Record((Message("user", f"ask {i}?"), Message("assistant", f"say {i}.")), group=f"g{i // group}" * (group > 1))
+        Record(
+            (Message("user", " ".join(words[2 * i])), Message("assistant", " ".join(words[2 * i + 1]))),
+            group=f"g{i // group}" * (group > 1),
+        )
         for i in range(number)
     ]
 
 
 def test_a_third_is_held_out_and_128_at_most() -> None:
     for number, held in ((1, 1), (2, 1), (9, 3), (192, 64), (1000, 128)):
-        probe, replay, unused = divide(records(number))
-        assert (len(probe), len(replay), unused) == (held, number - held, 0)
-    probe, replay, unused = divide(records(100), most_replay=10)
-    assert (len(probe), len(replay), unused) == (33, 10, 57)
+        probe, replay, left_out = divide(records(number))
+        assert (len(probe), len(replay), dict(left_out)) == (held, number - held, {})
+    probe, replay, left_out = divide(records(100), most_replay=10)
+    assert (len(probe), len(replay), left_out) == (33, 10, {"records more than a replay needs": 57})
+
+
+def test_what_nearly_repeats_a_held_out_record_is_not_replayed() -> None:
+    many = records(30)
+    probe, _, _ = divide(many)
+    user, assistant = probe[0].messages
+    again = Record((Message("user", user.content + "!"), assistant))
+    divided = divide([*many, again])
+    assert divided[2]["records that repeat what is held out of the general data"] == 1
+    assert not any("!" in record.messages[0].content for record in divided[1])
 
 
 def test_the_hash_decides_and_groups_are_not_divided() -> None:

@@ -138,6 +138,13 @@ def test_the_longest_microstep_runs_and_too_little_memory_is_told(run: Run, monk
     try_longest(run.decoder, run.adapter, run.train, STEPS)
     sizes = [sum(len(run.train[i].ids) for i in microstep) for _, step in STEPS for microstep in step]
     assert seen == [max(sizes)]
+    replay = sorted(run.train, key=lambda row: len(row.ids))
+    more = {"replay": replay, "micro_batch_tokens": max(sizes) + len(replay[0].ids)}
+    try_longest(run.decoder, run.adapter, run.train, STEPS, **more)
+    assert seen[1] == more["micro_batch_tokens"], "replay fills a microstep up"
+    long = Row(np.tile(replay[0].ids, 40), np.tile(replay[0].mask, 40), "long", "long", "long")
+    try_longest(run.decoder, run.adapter, run.train, STEPS, replay=[*replay, long], micro_batch_tokens=max(sizes))
+    assert seen[2] == len(long.ids) > max(sizes), "or is longer alone"
 
     def none_left(*args: Any, **more: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
@@ -237,7 +244,9 @@ def test_lost_losses_of_the_best_are_told_and_the_watch_goes_on(run: Run) -> Non
 class Watch:
     """A watch on forgetting that asks for an end."""
 
-    def at(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> tuple[list[dict[str, Any]], str]:
+    def at(
+        self, progress: Progress, decoder: Decoder, adapter: Adapter, *, last: bool = False
+    ) -> tuple[list[dict[str, Any]], str]:
         progress.replay_share = 0.2
         return [{"event": "forgetting", "step": progress.step, "text": "bad"}], "forgetting"
 

@@ -37,16 +37,23 @@ TOLD = ("versions", "processor", "threads")
 _ORDER = frozenset(("data", "seed", "batch_tokens", "num_epochs", "max_steps"))
 
 
-def run_facts(checked: Check) -> dict[str, Any]:
-    """The facts of a run, as JSON values. Reads the base model's files, which takes a second for 1 GB or so."""
+def run_facts(checked: Check, *, base: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The facts of a run, as JSON values.
+
+    Args:
+        base: "base_model" of the facts of an earlier stage, which has the same base; without it the base's files are
+            read, which takes a second for 1 GB or so.
+    """
     prepared = checked.prepared
     recipe, settings, place = prepared.recipe, prepared.settings, prepared.place
-    files = [*shard_files(prepared.model_dir), prepared.model_dir / "config.json"]
+    if base is None:
+        files = [*shard_files(prepared.model_dir), prepared.model_dir / "config.json"]
+        base = {file.name: hash_file(file) for file in files}
     on_gpu = place.device.type == "cuda"
     fields = {name: value for name, value in recipe.model_dump().items() if name not in NOT_FACTS}
     return {
         **fields,
-        "base_model": {file.name: hash_file(file) for file in files},
+        "base_model": dict(base),
         "tokenizer": prepared.renderer.tokenizer.fingerprint,
         "chat_template": prepared.renderer.template.fingerprint if prepared.renderer.template else "",
         "data": {"hash": prepared.data_hash, "training rows": len(prepared.train), "held-out rows": len(prepared.val)},

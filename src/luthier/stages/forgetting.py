@@ -81,8 +81,25 @@ class ForgettingWatch:
         event = self._event(0, None, BASE, f"the base: {', '.join(parts)}", self._base)
         return [event]
 
-    def at(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> tuple[list[dict[str, Any]], str]:
+    def start(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> str:
+        """Measure what a later stage begins with; its first evaluation is compared with that.
+
+        Returns:
+            What was measured, in words, where it is outside the budget already, else "".
+        """
+        now = self.measure(decoder, adapter)
+        self._write("step-000000", now)
+        progress.watch.setdefault(STATE, {})["last"] = 0
+        judgement = self.judged(now)
+        return "" if judgement.inside else told(self.base, now, judgement, budget=self.budget)
+
+    def at(
+        self, progress: Progress, decoder: Decoder, adapter: Adapter, *, last: bool = False
+    ) -> tuple[list[dict[str, Any]], str]:
         """Measure after `progress.step`, and act on it: `progress` is changed where the ladder is climbed.
+
+        Args:
+            last: no step follows, so nothing is left to change; what was forgotten the strength is then chosen by.
 
         Returns:
             Events to record, each with its name under "event"; and "forgetting" if the run is to stop, else "".
@@ -96,7 +113,7 @@ class ForgettingWatch:
         state["last"] = progress.step
         text = told(self.base, now, judgement, budget=self.budget)
         events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
-        action = act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
+        action = None if last else act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
         if action is None:
             return events, ""
         told_action = {"step": progress.step, "what": action.what, "value": action.value, "text": action.text}

@@ -111,10 +111,9 @@ def prepare_general(
 
 
 def _from_user(given: Sequence[Record]) -> tuple[list[Record], dict[str, Any]]:
-    probe, replay, unused = divide(given)
+    probe, replay, left_out = divide(given)
     why = f"general_datasets: {len(probe):,} records held out to measure forgetting, {len(replay):,} to replay"
-    dropped = {"records more than a replay needs": unused} if unused else {}
-    return _sided(probe, replay), {"given": records_hash(given), "why": why, "dropped": dropped}
+    return _sided(probe, replay), {"given": records_hash(given), "why": why, "dropped": dict(left_out)}
 
 
 def _own(decoder: Decoder, renderer: Renderer, base_hash: str, say: Say | None) -> tuple[list[Record], dict[str, Any]]:
@@ -130,7 +129,8 @@ def _own(decoder: Decoder, renderer: Renderer, base_hash: str, say: Say | None) 
         why = f"the base wrote only {len(records)} general texts that can be used, so none are: give general_datasets"
         probe, replay = [], []
     else:
-        probe, replay, _ = divide(records)
+        probe, replay, repeats = divide(records)
+        dropped += repeats
         why = (
             f"the base wrote {len(records)} general texts in {duration(time.monotonic() - began)}: {len(probe)} to "
             f"measure forgetting, {len(replay)} to replay"

@@ -16,7 +16,7 @@ from luthier.stages.sources import _read
 
 MAX_PROBE, MAX_REPLAY = 128, 4096  # records; a small general set is enough to replay
 SHARE = 3  # one of so many is held out
-TRAINING = "the training data"
+TRAINING, PROBE = "the training data", "what is held out of the general data"
 
 
 def read_general(
@@ -54,11 +54,14 @@ def read_general(
     return kept
 
 
-def divide(records: Sequence[Record], *, most_replay: int = MAX_REPLAY) -> tuple[list[Record], list[Record], int]:
-    """(records held out for the probe, records to replay, records that are more than enough).
+def divide(
+    records: Sequence[Record], *, most_replay: int = MAX_REPLAY
+) -> tuple[list[Record], list[Record], Counter[str]]:
+    """(records held out for the probe, records to replay, why others are neither).
 
     The hash of each group decides, so the same data is divided in the same way in every run. A third is held out, at
-    most `MAX_PROBE` and at least one group; of a single group everything is held out.
+    most `MAX_PROBE` and at least one group; of a single group everything is held out. What nearly repeats a held-out
+    record is not replayed: the probe would then measure what is being learned by heart.
     """
     groups: dict[Key, list[Record]] = {}
     for record in records:
@@ -66,11 +69,16 @@ def divide(records: Sequence[Record], *, most_replay: int = MAX_REPLAY) -> tuple
     order = sorted(groups, key=lambda key: (fraction(0, key), key))
     wanted = min(MAX_PROBE, len(records) // SHARE)
     probe: list[Record] = []
-    replay: list[Record] = []
+    rest: list[Record] = []
     for key in order:
-        side = probe if not probe or len(probe) + len(groups[key]) <= wanted else replay
+        side = probe if not probe or len(probe) + len(groups[key]) <= wanted else rest
         side += groups[key]
-    return probe, replay[:most_replay], max(0, len(replay) - most_replay)
+    leaks, _ = find_leaks(rest, {PROBE: [held_out(record, record.where) for record in probe]}) if rest else ([], None)
+    repeats = {leak.row for leak in leaks if leak.strong}
+    replay = [record for place, record in enumerate(rest) if place not in repeats]
+    left_out = Counter({f"records that repeat {PROBE}": len(repeats)})
+    left_out["records more than a replay needs"] = max(0, len(replay) - most_replay)
+    return probe, replay[:most_replay], +left_out
 
 
 def records_hash(records: Sequence[Record]) -> str:

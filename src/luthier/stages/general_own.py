@@ -20,7 +20,7 @@ from luthier.models.generate import Answer, generate_batch
 from luthier.models.sampling import Sampling
 from luthier.stages.prepare import Say
 
-VERSION = 1  # raise it when the same base writes other texts
+VERSION = 2  # raise it when the same base writes other texts, or they are divided in another way
 WANTED = 128
 PROMPT_TOKENS, ANSWER_TOKENS = 24, 64
 SPARE = 1.25  # texts that are asked for, for each that is wanted

@@ -155,7 +155,8 @@ class _Plan:
     def facts(self, index: int) -> dict[str, Any]:
         """What a stage is made of, its parent and its gate included."""
         if index not in self._facts:
-            self._facts[index] = run_facts(self.checked.stages[index])
+            known = next(iter(self._facts.values()), {})
+            self._facts[index] = run_facts(self.checked.stages[index], base=known.get("base_model"))
         parent, asked = self.state.stages[index - 1] if index else None, self.checked.recipe.stages[index]
         return {
             **self._facts[index],

@@ -27,6 +27,11 @@ from luthier.train.progress import Progress
 from luthier.train.range_test import range_rows, range_test
 from luthier.train.stream import Stream
 
+OUTSIDE = (
+    "what this stage begins with has forgotten more than its max_forgetting allows: unless replay brings that back, "
+    "the stage will not be accepted"
+)
+
 
 @dataclass(frozen=True)
 class Begin:
@@ -135,6 +140,7 @@ class _Stage:
                 where=str(session.run_dir),
                 fix="put general_datasets, sequence_len and too_long back, or start a new run with another output_dir",
             )
+        replay = general.replay_rows if general is not None else []
         validator = Validator(
             session.decoder,
             session.adapter,
@@ -147,8 +153,8 @@ class _Stage:
             say=session.say,
             should_stop=session.interrupt,
             forgetting=watch,
+            replay=replay,
         )
-        replay = general.replay_rows if general is not None else []
         stream = Stream(
             prepared.train,
             settings.steps,
@@ -162,6 +168,10 @@ class _Stage:
         if watch is not None:
             for event in watch.before(session.decoder):
                 session.emit(**event)
+            if session.start is not None and self.begin.checkpoint is None:
+                wrong = watch.start(progress, session.decoder, session.start)
+                if wrong:
+                    session.emit("warning", text=f"{OUTSIDE} ({wrong})")
         status = fit(
             session.decoder,
             session.adapter,

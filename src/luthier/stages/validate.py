@@ -37,8 +37,10 @@ PROBE_ROWS = 1_000  # more add time and hardly narrow the interval; validation r
 class Forgetting(Protocol):
     """What watches over general abilities at the same occasions (`stages.forgetting`)."""
 
-    def at(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> tuple[list[dict[str, Any]], str]:
-        """Events to record, and "forgetting" if the run is to stop, else ""."""
+    def at(
+        self, progress: Progress, decoder: Decoder, adapter: Adapter, *, last: bool = False
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Events to record, and "forgetting" if the run is to stop, else ""; `last` if no step follows."""
 
 
 class Validator:
@@ -46,6 +48,7 @@ class Validator:
 
     Args:
         train, val: the stage's rows; without `val` only `forgetting` is asked, and losses are NaN over 0 tokens.
+        replay: general rows that may come among those of a step.
         emit: receives the events overfit, advice and warning, and validation at step 0.
         say: receives progress.
         should_stop: asked between forward passes; True raises Interrupted, and then nothing of the run is changed.
@@ -66,7 +69,9 @@ class Validator:
         say: Callable[[str, int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         forgetting: Forgetting | None = None,
+        replay: Sequence[Row] = (),
     ) -> None:
+        self.replay = replay
         self.decoder, self.adapter, self.train, self.val = decoder, adapter, train, val
         self.recipe, self.settings, self.run_dir, self.emit = recipe, settings, run_dir, emit
         self.say, self.should_stop, self.forgetting = say, should_stop, forgetting
@@ -82,7 +87,10 @@ class Validator:
             RunError: the memory does not suffice for the longest microstep, or a loss is not finite.
             Interrupted: a stop was asked for; a resume at step 0 calls this again.
         """
-        try_longest(self.decoder, self.adapter, self.train, self.settings.steps)
+        micro = self.settings.micro_batch_tokens
+        try_longest(
+            self.decoder, self.adapter, self.train, self.settings.steps, replay=self.replay, micro_batch_tokens=micro
+        )
         if not self.val:
             return
         now = self._measure(0, under)
@@ -100,7 +108,8 @@ class Validator:
         now = self._measure(progress.step, self.adapter) if self.val else None
         events, stop = [], ""
         if self.forgetting is not None:
-            events, stop = self.forgetting.at(progress, self.decoder, self.adapter)
+            last = progress.step >= self.settings.total_steps
+            events, stop = self.forgetting.at(progress, self.decoder, self.adapter, last=last)
         # Nothing is asked from here on, so the state is changed as a whole or not at all.
         judged = Judged(math.nan, 0, stop)
         if now is not None:
@@ -237,13 +246,22 @@ def choose_probe(train: Sequence[Row], number: int, *, seed: int) -> list[Row]:
     return [train[index] for _, index in sorted(keyed)[:number]]
 
 
-def try_longest(decoder: Decoder, adapter: Adapter, rows: Sequence[Row], steps: Sequence[Any]) -> None:
+def try_longest(
+    decoder: Decoder,
+    adapter: Adapter,
+    rows: Sequence[Row],
+    steps: Sequence[Any],
+    *,
+    replay: Sequence[Row] = (),
+    micro_batch_tokens: int = 0,
+) -> None:
     """Forward and backward through the microstep of most tokens, so that too little memory shows before the training.
 
     Weights, optimizer and random streams are left as they were; the gradient is zero again.
 
     Args:
         steps: the plan, (epoch, microsteps of row indices) for each step.
+        replay: rows that may fill a microstep up to `micro_batch_tokens`, or get one to themselves.
 
     Raises:
         RunError: the device has too little memory for it.
@@ -254,6 +272,13 @@ def try_longest(decoder: Decoder, adapter: Adapter, rows: Sequence[Row], steps: 
     if not longest:
         return
     some = [rows[i] for i in longest]
+    room = micro_batch_tokens - sum(len(row.ids) for row in some)
+    for row in sorted(replay, key=lambda row: -len(row.ids)):
+        if len(row.ids) > sum(len(other.ids) for other in some):
+            some, room = [row], 0
+        elif len(row.ids) <= room:
+            some.append(row)
+            room -= len(row.ids)
     tokens, label_tokens = sum(len(row.ids) for row in some), sum(int(row.mask.sum()) for row in some)
     alone = StepRows(0, [some], [[False] * len(some)], tokens, label_tokens, 0, 0, 0.0)
     try:
@@ -261,7 +286,7 @@ def try_longest(decoder: Decoder, adapter: Adapter, rows: Sequence[Row], steps: 
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the device has too little memory for the longest microstep, {tokens} tokens: {error}",
-            where=rows[longest[0]].where,
+            where=some[0].where,
             fix="lower micro_batch_tokens; if one row alone is that long, lower sequence_len or set "
             "gradient_checkpointing to true",
         ) from None
