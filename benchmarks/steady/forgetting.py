@@ -2,13 +2,19 @@
 
     python benchmarks/steady/forgetting.py --data FOLDER [--model smollm2-135m] [--seeds 3] [--target-tokens 50000]
 
-FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl (question, answer) and dolly_3k.json (Alpaca columns). A third of the
-general records, 64 at most, is held out and measured; the rest is replayed. Every arm of a seed has the same target
-rows in the same order, so the same target tokens; replay comes beside them. The watch measures, and does not act.
+FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl (question, answer) and dolly_3k.json (Alpaca columns). Every arm of a
+seed has the same target rows in the same order, so the same target tokens; replay comes beside them.
 
-`shuffled` is another thing: the answers of the training rows change places, and the watch acts as it does by default.
-The held-out rows are as they were. It counts at which evaluation it acts and at which it ends the run. For scale,
-`honest` is the same run on the answers in their places.
+`no replay`, `5 % replay`: broad, then specialised. A model that follows instructions already does not lose on Dolly
+while it learns maths, it gains; so it learns Dolly first, and what it then loses of that is counted from there. Of
+Dolly 64 records are held out and measured; the rest is learned first, and replayed. The watch measures, and does not
+act.
+
+`own texts, no replay`, `own texts, 5 % replay`: maths from the base, as in a run without general_datasets: the texts
+that are measured and replayed the base has written. In the second the watch acts as it does by default.
+
+`shuffled` is the second of these with the answers of the training rows in other places; the held-out rows are as they
+were. It counts at which evaluation the watch acts and at which it ends the run.
 
 Each finished (seed, arm) is kept in the result, and a run that was broken off goes on behind it. `--only draw` makes
 the table and the drawing anew.
@@ -26,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from forgetting_show import draw, summary
 
 from luthier.core.files import read_json, write_json
 from luthier.core.hardware import cpu
@@ -42,7 +49,7 @@ from luthier.models.store import resolve_model
 from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe
 from luthier.stages.forgetting import ForgettingWatch
-from luthier.stages.general import General
+from luthier.stages.general import General, prepare_general
 from luthier.stages.general_data import divide
 from luthier.stages.prepare import open_renderer
 from luthier.train.loop import Judged, fit
@@ -53,12 +60,36 @@ from luthier.train.stream import Stream
 
 RESULTS = Path(__file__).parent.parent / "results"
 RESULT, DRAWING = RESULTS / "steady_forgetting.json", RESULTS / "steady_forgetting.svg"
-ARMS = {"no replay": 0.0, "5 % replay": 0.05}
-WATCHED = {"honest": False, "shuffled": True}  # arms in which the watch acts; whether answers change places
+DOLLY, OWN = "Dolly", "the base's own texts"
 MOST_TOKENS = 256  # of a row
 HELD_OUT, PROBE = 64, 64  # target rows, general rows
 SMALL = 12  # a trial has so many rows in place of these, and one in so many of the questions
 EVALUATIONS, WATCHED_EVALUATIONS = 2, 4
+BROAD_TOKENS = 60_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of run: which texts are general, the share of replay, whether the watch acts, and wrong answers."""
+
+    general: str
+    share: float
+    acts: bool = False
+    shuffled: bool = False
+
+    @property
+    def broad(self) -> bool:
+        """The general texts are learned first."""
+        return self.general == DOLLY
+
+
+ARMS = {
+    "no replay": Arm(DOLLY, 0.0),
+    "5 % replay": Arm(DOLLY, 0.05),
+    "own texts, no replay": Arm(OWN, 0.0),
+    "own texts, 5 % replay": Arm(OWN, 0.05, acts=True),
+    "shuffled": Arm(OWN, 0.05, acts=True, shuffled=True),
+}
 
 
 @dataclass(frozen=True)
@@ -69,18 +100,30 @@ class Setting:
     rate: float
     target_tokens: int
     small: bool
+    broad_tokens: int
     batch_tokens: int = 1024
     rank: int = 16
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows of the target, of its held-out side, and general ones."""
+    """Rows of the target and of its held-out side."""
 
     train: list[Row]
     shuffled: list[Row]
     val: list[Row]
-    general: General
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is the same for many runs: of each kind of general texts the rows and the base's measurement on them."""
+
+    decoder: Decoder
+    renderer: Renderer
+    setting: Setting
+    general: dict[str, General]
+    files: dict[str, bytes]
+    broad: dict[int, torch.Tensor]
 
 
 def main() -> None:
@@ -92,15 +135,16 @@ def main() -> None:
     parser.add_argument("--target-tokens", type=int, default=50_000)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--small", action="store_true", help="a trial of this script; its numbers say nothing")
-    parser.add_argument("--only", choices=[*ARMS, *WATCHED, "draw"])
+    parser.add_argument("--only", choices=[*ARMS, "draw"])
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    setting = Setting(arguments.model, arguments.rate, arguments.target_tokens, arguments.small)
+    broad = SMALL * 500 if arguments.small else BROAD_TOKENS
+    setting = Setting(arguments.model, arguments.rate, arguments.target_tokens, arguments.small, broad)
     found = read_json(arguments.out) if arguments.out.exists() else {"setting": asdict(setting), "runs": []}
     if found["setting"] != asdict(setting):
         raise SystemExit(f"{arguments.out} was made with {found['setting']}: name another --out, or delete it")
     if arguments.only != "draw":
-        wanted = [(seed, arm) for seed in range(arguments.seeds) for arm in (*ARMS, *WATCHED)]
+        wanted = [(seed, arm) for seed in range(arguments.seeds) for arm in ARMS]
         have = {(run["seed"], run["arm"]) for run in found["runs"]}
         wanted = [(seed, arm) for seed, arm in wanted if (seed, arm) not in have and arguments.only in (None, arm)]
         run_all(wanted, setting, arguments.data, found, arguments.out)
@@ -120,18 +164,32 @@ def run_all(wanted: list[tuple[int, str]], setting: Setting, folder: Path, found
     found["machine"] = {"cpu": cpu().name, "dtype": place.dtype_name, "threads": torch.get_num_threads()}
     found["versions"] = {name: metadata.version(name) for name in ("luthier", "torch")}
     try:
-        base: dict[str, Any] = {}  # what was measured of it, the same for all
-        for seed, arm in wanted:
+        general = {
+            DOLLY: read_general_rows(folder / "dolly_3k.json", renderer, small=setting.small),
+            OWN: own_rows(decoder, renderer, setting),
+        }
+        known = Known(decoder, renderer, setting, general, {}, {})
+        for seed, name in wanted:
             began = datetime.now(UTC)
             data = read_data(folder, renderer, setting, seed)
             with tempfile.TemporaryDirectory() as scratch:
-                run = one_run(base, decoder, renderer, data, setting, seed, arm, Path(scratch))
+                run = one_run(known, data, seed, name, Path(scratch))
             seconds = (datetime.now(UTC) - began).total_seconds()
-            found["runs"].append({"seed": seed, "arm": arm, **run, "seconds": round(seconds, 1)})
+            found["runs"].append({"seed": seed, "arm": name, **run, "seconds": round(seconds, 1)})
             write_json(out, found)
     finally:
         if renderer.template is not None:
             renderer.template.close()
+
+
+def own_rows(decoder: Decoder, renderer: Renderer, setting: Setting) -> General:
+    """What the base writes, as a run without general_datasets has it."""
+    recipe = Recipe(base_model=setting.model, datasets=["-"], output_dir="-")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = prepare_general(
+            recipe, run_dir=Path(scratch), decoder=decoder, renderer=renderer, base_hash=f"benchmark {setting.model}"
+        )
+    return replace(made, choices=made.choices[:: SMALL if setting.small else 1])
 
 
 def read_data(folder: Path, renderer: Renderer, setting: Setting, seed: int) -> Data:
@@ -151,7 +209,6 @@ def read_data(folder: Path, renderer: Renderer, setting: Setting, seed: int) -> 
         train=rows[:number],
         shuffled=rendered(mixed, renderer),
         val=rendered(random.Random(0).sample(val, SMALL if setting.small else HELD_OUT), renderer),
-        general=read_general_rows(folder / "dolly_3k.json", renderer, small=setting.small),
     )
 
 
@@ -169,89 +226,125 @@ def rendered(records: list[Record], renderer: Renderer) -> list[Row]:
     return [row for row in made if len(row.ids) <= MOST_TOKENS]
 
 
-def one_run(
-    known: dict[str, Any],
-    decoder: Decoder,
-    renderer: Renderer,
-    data: Data,
-    setting: Setting,
-    seed: int,
-    arm: str,
-    scratch: Path,
-) -> dict[str, Any]:
-    """Train one arm; returns what was measured at each evaluation. `known` keeps what was measured of the base."""
-    acting = arm in WATCHED
-    share = 0.05 if acting else ARMS[arm]
-    rows = data.shuffled if WATCHED.get(arm) else data.train
-    recipe = Recipe(
+def recipe_of(setting: Setting, arm: Arm, seed: int, scratch: Path) -> Recipe:
+    """The settings of a run."""
+    return Recipe(
         base_model=setting.model, datasets=["-"], output_dir=str(scratch), lora_r=setting.rank,
         lora_alpha=2 * setting.rank, learning_rate=setting.rate, batch_tokens=setting.batch_tokens,
-        micro_batch_tokens=setting.batch_tokens, warmup_ratio=0.1, seed=seed, replay_share=share,
+        micro_batch_tokens=setting.batch_tokens, warmup_ratio=0.1, seed=seed, replay_share=arm.share,
         early_stopping_patience=0, keep_checkpoints=1,
     )  # fmt: skip
+
+
+def broad_weights(known: Known, seed: int, scratch: Path) -> torch.Tensor:
+    """(P,) weights of an adapter that has learned the general texts that are not measured."""
+    if seed not in known.broad:
+        setting, rows, tokens = known.setting, list(known.general[DOLLY].replay_rows), 0
+        random.Random(seed).shuffle(rows)
+        ends = np.cumsum([len(row.ids) for row in rows])
+        rows = rows[: int(np.searchsorted(ends, setting.broad_tokens)) + 1]
+        tokens = sum(len(row.ids) for row in rows)
+        recipe = recipe_of(setting, Arm(DOLLY, 0.0), seed, scratch)
+        settings = decide(recipe, known.decoder.spec, [len(row.ids) for row in rows], on_gpu=False)
+        settings = replace(settings, eval_steps=settings.total_steps, save_steps=settings.total_steps)
+        adapter = Adapter(known.decoder.spec, setting.rank, 2 * setting.rank, seed=seed)
+        stream = Stream(rows, settings.steps, micro_batch_tokens=setting.batch_tokens, seed=seed)
+        folder = scratch / "broad"
+        folder.mkdir()
+        status = fit(
+            known.decoder, adapter, make_optimizer(adapter, recipe), stream, recipe=recipe, settings=settings,
+            progress=Progress(learning_rate=setting.rate), run_dir=folder, base_model=setting.model, facts={},
+            emit=lambda event, **fields: None, evaluate=None, should_stop=lambda: False,
+        )  # fmt: skip
+        print(f"seed {seed}: {len(rows)} general rows learned, {tokens} tokens: {status}", flush=True)
+        known.broad[seed] = adapter.flat.detach().clone()
+    return known.broad[seed]
+
+
+def one_run(known: Known, data: Data, seed: int, name: str, scratch: Path) -> dict[str, Any]:
+    """Train one arm; returns what was measured at each evaluation."""
+    arm, setting, decoder, general = ARMS[name], known.setting, known.decoder, known.general[ARMS[name].general]
+    rows = data.shuffled if arm.shuffled else data.train
+    recipe = recipe_of(setting, arm, seed, scratch)
     settings = decide(recipe, decoder.spec, [len(row.ids) for row in rows], on_gpu=False)
-    every = -(-settings.total_steps // (WATCHED_EVALUATIONS if acting else EVALUATIONS))
+    every = -(-settings.total_steps // (WATCHED_EVALUATIONS if arm.acts else EVALUATIONS))
     settings = replace(settings, eval_steps=every, save_steps=every)
     adapter = Adapter(decoder.spec, setting.rank, 2 * setting.rank, seed=seed)
     watch = ForgettingWatch(
-        recipe, data.general, data.val, renderer.tokenizer, run_dir=scratch, micro_batch_tokens=setting.batch_tokens
+        recipe, general, data.val, known.renderer.tokenizer, run_dir=scratch, micro_batch_tokens=setting.batch_tokens
     )
     file = scratch / "general" / "base.json"
     file.parent.mkdir()
-    if known:
-        file.write_bytes(known["file"])
+    if arm.general in known.files:
+        file.write_bytes(known.files[arm.general])
     watch.before(decoder)
-    if not known:
-        known |= {"file": file.read_bytes(), "losses": losses(decoder, data.val, None, setting)}
-    base = known["losses"]
-    progress = Progress(replay_share=share, learning_rate=setting.rate)
+    known.files[arm.general] = file.read_bytes()
+    start, began = watch.base, losses(decoder, data.val, None, setting)
+    if arm.broad:
+        learned = broad_weights(known, seed, scratch)
+        with torch.no_grad():
+            adapter.flat.copy_(learned)
+        start, began = watch.measure(decoder, adapter), losses(decoder, data.val, adapter, setting)
+    progress = Progress(replay_share=arm.share, learning_rate=setting.rate)
     points: list[dict[str, Any]] = []
     actions: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
+    groups = [row.group for row in data.val], [row.group for row in general.probe_rows]
 
     def evaluate(progress: Progress) -> Judged:
         now = losses(decoder, data.val, adapter, setting)
-        target = paired_change(base.nll, now.nll, base.tokens, [row.group for row in data.val], seed=0)
+        target = paired_change(began.nll, now.nll, began.tokens, groups[0], seed=0)
         stop = ""
-        if acting:
-            events, stop = watch.at(progress, decoder, adapter)
+        if arm.acts:
+            events, stop = watch.at(progress, decoder, adapter, last=progress.step >= settings.total_steps)
             actions.extend(
                 {k: e[k] for k in ("step", "what", "value", "text")} for e in events if e["event"] == "action"
             )
-            told = next(event for event in events if event["event"] == "forgetting")
+            measured = watch.known(progress.step)
+            assert measured is not None
         else:
             measured = watch.measure(decoder, adapter)
-            judged = watch.judged(measured)
-            told = {
-                "base_loss": watch.base.loss, "loss": measured.loss, "change": judged.loss.change,
-                "interval": judged.loss.interval, "choices_base": int(watch.base.right.sum()),
-                "choices_now": int(measured.right.sum()), "kl": judged.kl.change, "verdict": judged.verdict,
-            }  # fmt: skip
-        names = ("base_loss", "loss", "change", "interval", "choices_base", "choices_now", "kl", "verdict")
-        general = {f"general_{name}": told[name] for name in names}
+        change = paired_change(start.nll, measured.nll, start.tokens, groups[1], seed=0)
+        judged = watch.judged(measured)
+        assert judged.kl is not None and judged.right is not None
         points.append(
             {
                 "step": progress.step,
-                "target_base": base.mean,
+                "target_start": began.mean,
                 "target_loss": now.mean,
                 "target_change": target.change,
                 "target_interval": target.interval,
-                **general,
+                "general_base": watch.base.loss,
+                "general_start": start.loss,
+                "general_loss": measured.loss,
+                "general_change": change.change,
+                "general_interval": change.interval,
+                "questions": len(measured.right),
+                "right_base": int(watch.base.right.sum()),
+                "right": int(measured.right.sum()),
+                "right_interval": judged.right.interval,
+                "kl_from_base": judged.kl.change,
+                "verdict": judged.verdict,
             }
         )
-        print(f"seed {seed}, {arm}, step {progress.step}: {points[-1]}", flush=True)
+        print(f"seed {seed}, {name}, step {progress.step}: {points[-1]}", flush=True)
         return Judged(now.mean, int(now.tokens.sum()), stop)
 
     def emit(event: str, **fields: Any) -> None:
         if event == "step":
             steps.append(fields)
 
-    stream = Stream(rows, settings.steps, data.general.replay_rows, micro_batch_tokens=setting.batch_tokens, seed=seed)
+    stream = Stream(rows, settings.steps, general.replay_rows, micro_batch_tokens=setting.batch_tokens, seed=seed)
     status = fit(
         decoder, adapter, make_optimizer(adapter, recipe), stream, recipe=recipe, settings=settings, progress=progress,
         run_dir=scratch, base_model=setting.model, facts={}, emit=emit, evaluate=evaluate, should_stop=lambda: False,
     )  # fmt: skip
     return {
+        "general": arm.general,
+        "acts": arm.acts,
+        "general_rows": len(general.probe_rows),
+        "target_rows": len(data.val),
+        "budget": watch.budget,
         "status": status,
         "steps": progress.step,
         "of_steps": settings.total_steps,
@@ -266,87 +359,6 @@ def one_run(
 def losses(decoder: Decoder, rows: list[Row], adapter: Adapter | None, setting: Setting) -> RowLosses:
     """Losses of rows."""
     return row_losses(decoder, rows, adapter=adapter, micro_batch_tokens=setting.batch_tokens)
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What replay keeps and costs, seed by seed and in the mean, and what became of the watched runs."""
-    pairs = []
-    for seed in sorted({run["seed"] for run in runs}):
-        arms = {run["arm"]: run["points"][-1] for run in runs if run["seed"] == seed}
-        if ARMS.keys() <= arms.keys():
-            without, with_replay = (arms[arm] for arm in ARMS)
-            pairs.append(
-                {
-                    "seed": seed,
-                    "general_rise_without": without["general_change"],
-                    "general_rise_with": with_replay["general_change"],
-                    "share_kept": 1 - with_replay["general_change"] / without["general_change"],
-                    "target_without": without["target_loss"],
-                    "target_with": with_replay["target_loss"],
-                    "target_cost": with_replay["target_loss"] / without["target_loss"] - 1,
-                }
-            )
-    watched = [
-        {
-            "seed": run["seed"], "arm": run["arm"], "status": run["status"], "evaluations": len(run["points"]),
-            "first_action_at_evaluation": next(
-                (n for n, point in enumerate(run["points"], 1) if run["actions"] and point["step"] ==
-                 run["actions"][0]["step"]), None),
-            "actions": [action["what"] for action in run["actions"]],
-        }
-        for run in runs if run["arm"] in WATCHED
-    ]  # fmt: skip
-    mean = {key: float(np.mean([pair[key] for pair in pairs])) for key in pairs[0] if key != "seed"} if pairs else {}
-    if pairs:
-        rises = [sum(pair[f"general_rise_{arm}"] for pair in pairs) for arm in ("without", "with")]
-        mean["share_kept"] = 1 - rises[1] / rises[0]  # of the summed rises: a ratio of means, not a mean of ratios
-        mean["goal_met"] = mean["share_kept"] >= 0.5 and mean["target_cost"] <= 0.05
-    return {"replay": pairs, "mean": mean, "watched": watched}
-
-
-def draw(runs: list[dict[str, Any]]) -> str:
-    """General loss over target loss, a line from the base for each run: down is learned, right is forgotten."""
-    width, height, left, bottom, top = 720, 440, 64, 52, 28
-    colours = {"no replay": "#c0392b", "5 % replay": "#2471a3", "shuffled": "#7d3c98", "honest": "#7f8c8d"}
-    lines = {
-        (run["seed"], run["arm"]): [(0.0, run["points"][0]["target_base"])]
-        + [(point["general_change"], point["target_loss"]) for point in run["points"]]
-        for run in runs if run["points"]
-    }  # fmt: skip
-    xs, ys = zip(*[point for line in lines.values() for point in line], strict=True) if lines else ((0, 1), (0, 1))
-    low_x, high_x, low_y, high_y = min(xs) - 0.01, max(*xs, 0.1) * 1.05, min(ys) * 0.97, max(ys) * 1.03
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = left + (x - low_x) / (high_x - low_x) * (width - left - 16)
-        return across, top + (high_y - y) / (high_y - low_y) * (height - bottom - top)
-
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-    ]
-    for tick in np.linspace(low_x, high_x, 6):
-        x, _ = place(float(tick), low_y)
-        out.append(f'<text x="{x:.0f}" y="{height - bottom + 18}" text-anchor="middle">{tick:+.2f}</text>')
-    for tick in np.linspace(low_y, high_y, 6):
-        _, y = place(low_x, float(tick))
-        out.append(f'<text x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{tick:.2f}</text>')
-        out.append(f'<path d="M{left} {y:.1f}H{width - 16}" stroke="#eee"/>')
-    budget, _ = place(0.08, low_y)
-    out.append(f'<path d="M{budget:.1f} {top}V{height - bottom}" stroke="#999" stroke-dasharray="4 3"/>')
-    out.append(f'<text x="{budget + 4:.0f}" y="{top + 12}" fill="#666">max_forgetting 0.08</text>')
-    for (_, arm), line in lines.items():
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
-        dash = ' stroke-dasharray="5 3"' if arm in WATCHED else ""
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colours[arm]}" stroke-width="1.5"{dash}/>')
-        out += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colours[arm]}"/>' for x, y in (place(*p) for p in line)
-        ]
-    for number, (arm, colour) in enumerate(colours.items()):
-        out.append(f'<text x="{width - 140}" y="{top + 14 + 16 * number}" fill="{colour}">{arm}</text>')
-    name, middle = "rise of the general loss, nats a token", f"{width / 2:.0f}"
-    out.append(f'<text x="{middle}" y="{height - 10}" text-anchor="middle">{name}</text>')
-    out.append(f'<text x="{left}" y="16">loss on held-out maths, nats a token</text></svg>')
-    return "\n".join(out) + "\n"
 
 
 if __name__ == "__main__":

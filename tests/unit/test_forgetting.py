@@ -57,6 +57,9 @@ def judged(now: Measured, budget: float = 0.08) -> Judgement:
         (measured(right=72), WARNING, True),
         (measured(right=60), BAD, False),
         (measured(right=110), KEPT, True),
+        (measured(rise=0.06, right=72), BAD, False),  # each a warning, and together no matter of style
+        (measured(rise=0.06, right=90), WARNING, True),
+        (measured(rise=-0.06, right=72), WARNING, True),
     ],
 )
 def test_verdicts(now: Measured, verdict: str, inside: bool) -> None:

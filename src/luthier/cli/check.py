@@ -56,6 +56,7 @@ def show_check(result: "Check | PlanCheck") -> None:
 
 def _show_one(result: "Check") -> None:
     from luthier.evaluate.adapter_words import adapter_words
+    from luthier.stages.estimate import estimated_seconds
 
     prepared, settings = result.prepared, result.prepared.settings
     accounts = prepared.accounts
@@ -94,26 +95,3 @@ def _show_one(result: "Check") -> None:
         err.print(f"[yellow]warning[/] {text}")
     for text in result.advice:
         err.print(Text("advice ", "cyan").append(text, ""), soft_wrap=True)
-
-
-def estimated_seconds(result: "Check") -> float | None:
-    """A rough time for the run on a CPU: the products' work at the measured speed, and half as much again for the rest.
-
-    None on a GPU, where the products are not what decides.
-    """
-    from luthier.models.measure import matmul_flops
-
-    prepared = result.prepared
-    if prepared.place.device.type != "cpu":
-        return None
-    spec = prepared.spec
-    head = spec.vocab_size * spec.hidden_size
-    linears = spec.num_parameters - head * (1 if spec.tied else 2)
-    tokens = sum(len(prepared.train[i].ids) for _, step in prepared.settings.steps for micro in step for i in micro)
-    labels = tokens * prepared.label_tokens / prepared.train_tokens
-    held = sum(len(row.ids) for row in prepared.val) * (
-        1 + prepared.settings.total_steps / prepared.settings.eval_steps
-    )
-    held_labels = held * prepared.label_tokens / prepared.train_tokens
-    work = 4 * linears * tokens + 4 * head * labels + 2 * linears * held + 2 * head * held_labels
-    return 1.5 * work / matmul_flops(prepared.place.dtype)

@@ -3,7 +3,8 @@
 Two probes are judged: the loss on held-out general rows and the share of right answers to questions with options. Each
 is compared with the base's on the same rows or questions, so the comparisons are paired; both are tested at each
 evaluation, so the levels are Holm's (S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
-Journal of Statistics 6 (1979) 65-70). One bad evaluation is a suspicion; two in a row are acted upon.
+Journal of Statistics 6 (1979) 65-70). Where both are surely worse, neither must be as much so: a loss that rises while
+answers are lost is no matter of style. One bad evaluation is a suspicion; two in a row are acted upon.
 
 Texts that the base wrote itself are what it finds likeliest, so any other style raises their loss though nothing is
 lost: SmolLM2-135M that had learned to answer like docstrings had 0.24 to 0.37 nats more on its own texts, and 86
@@ -126,9 +127,11 @@ def judge(
         change = right(tests)
         return change is not None and _high(change) < CHOICES_BAD
 
-    # Holm: of two tests the surest is held to half of the 5 %; whether any is bad is decided there.
-    bad = too_much(tests=2) or fewer(tests=2)
     general, answers = loss(), right()
+    rose = general is not None and _low(general) > warn
+    lost = answers is not None and _high(answers) < CHOICES_WARN
+    # Holm: of two tests the surest is held to half of the 5 %; whether any is bad is decided there.
+    bad = too_much(tests=2) or fewer(tests=2) or (rose and lost)
     target = since = kl = None
     if len(base.target_nll):
         earlier = base if before is None else before
@@ -136,9 +139,8 @@ def judge(
         since = paired_change(earlier.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         kl = paired_change(np.zeros(len(now.kl)), now.kl, now.positions, groups[1], seed=seed)
     known = [change for change in (general, answers) if change is not None and change.interval is not None]
-    warned = (general is not None and _low(general) > warn) or (answers is not None and _high(answers) < CHOICES_WARN)
     cannot = general is not None and general.interval is None  # too few general texts for a judgement
-    verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if warned else KEPT
+    verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if rose or lost else KEPT
     within = general is None or cannot or general.change <= budget
     return Judgement(
         loss=general,
@@ -148,7 +150,7 @@ def judge(
         verdict=verdict,
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
         idle=bad and since is not None and since.interval is not None and not since.fell,
-        inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
+        inside=within and not (answers is not None and _high(answers) < CHOICES_BAD) and not (rose and lost),
     )
 
 
