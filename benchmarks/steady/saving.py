@@ -1,14 +1,16 @@
-"""What saving costs a run, and how long a run takes to save and end when it is asked to stop.
+"""What saving costs a run, how long it takes to end when it is asked to stop, and to go back when a gate fails.
 
     python benchmarks/steady/saving.py --data rows.jsonl [--model smollm2-135m] [--steps 100] [--signals 8]
 
-Two measurements on a real model with the settings that a recipe has by default, `save_steps` among them:
+Three measurements on a real model with the settings that a recipe has by default, `save_steps` among them:
 
     share      a run of `--steps` steps. Every call that writes a checkpoint or deletes an old one is timed (packing,
                hashing, writing, syncing); the share is their sum over the time from the first step to the last save.
     signals    as many runs, each a process of its own, which get SIGTERM at a moment spread over what a run does: its
                steps, a validation, the answers before it. The time is from the signal to the end of the process; then
                the run is looked at as a resume would: its newest checkpoint is whole, and of the step it says.
+    rollback   two short stages, of which the second moves nothing and so fails a gate that asks for better. The time is
+               from the gate's word to the end, with the first stage's adapter published and all reports written.
 
 Written to benchmarks/results/steady_saving.json. Nothing else should run on the machine.
 """
@@ -29,7 +31,7 @@ from statistics import median
 from typing import Any
 
 from luthier.core.events import EVENTS_FILE, read_events
-from luthier.core.files import write_json
+from luthier.core.files import read_json, write_json
 from luthier.core.hardware import cpu
 from luthier.recipe import Recipe, dump_recipe
 from luthier.train import checkpoint
@@ -129,6 +131,34 @@ def signalled(arguments: argparse.Namespace, folder: Path, chance: random.Random
     }
 
 
+def rollback(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """A failed gate, and whether what is published is the stage before, byte for byte."""
+    from luthier.core.files import hash_file
+    from luthier.stages.run import train
+
+    data = [str(arguments.data)]
+    recipe = Recipe(
+        base_model=arguments.model, output_dir=str(folder), max_steps=2, eval_steps=2, num_samples=0,
+        max_forgetting=None, replay_share=0.0, learning_rate=1e-4, batch_tokens=1024,
+        stages=[
+            {"name": "broad", "datasets": data},
+            {"name": "special", "datasets": data, "learning_rate": 1e-9, "gate": "better"},
+        ],
+    )  # fmt: skip
+    moments: dict[bool, float] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "gate":
+            moments[event["passed"]] = time.perf_counter()
+
+    result = train(recipe, listen=listen)
+    seconds = time.perf_counter() - moments[False]
+    weights = "adapter/adapter_model.safetensors"
+    assert result.adapter_dir is not None
+    before, after = hash_file(folder / "stages/01-broad" / weights), hash_file(folder / weights)
+    return {"seconds": seconds, "same_bytes": before == after, "bytes": (folder / weights).stat().st_size, "goal": 5.0}
+
+
 def wait_for(run_dir: Path, process: "subprocess.Popen[bytes]", awaited: tuple[str, int]) -> None:
     """Wait for an event of a step."""
     until = time.monotonic() + PATIENCE
@@ -142,24 +172,15 @@ def wait_for(run_dir: Path, process: "subprocess.Popen[bytes]", awaited: tuple[s
     raise SystemExit(f"the run did not come to {awaited}: {process.stderr.read().decode()[-2000:]}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m", help="in the model store, or a folder")
-    parser.add_argument("--data", type=Path, required=True, help="a file to train on")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--signals", type=int, default=8, help="processes that are stopped")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "steady_saving.json")
-    arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory(prefix="saving-", dir=Path.cwd()) as folder:  # a real disk, which /tmp may not be
-        signals = []
-        for number in range(arguments.signals):
-            signals.append(signalled(arguments, Path(folder) / f"signal{number}", chance, number))
-            print(signals[-1], flush=True)
-        share = share_of_saving(arguments, Path(folder) / "share")
-        print(share, flush=True)
-    result = {
+def signals_and_share(arguments: argparse.Namespace, folder: Path, chance: random.Random) -> dict[str, Any]:
+    """The first two measurements, and what they were made on."""
+    signals = []
+    for number in range(arguments.signals):
+        signals.append(signalled(arguments, folder / f"signal{number}", chance, number))
+        print(signals[-1], flush=True)
+    share = share_of_saving(arguments, folder / "share")
+    print(share, flush=True)
+    return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": arguments.model,
         "cpu": cpu().name,
@@ -171,6 +192,25 @@ def main() -> None:
         "slowest_end": max((entry["seconds"] for entry in signals), default=None),
         "within_goals": share["share"] <= MOST_SHARE and all(e["seconds"] <= MOST_SECONDS for e in signals),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="in the model store, or a folder")
+    parser.add_argument("--data", type=Path, required=True, help="a file to train on")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--signals", type=int, default=8, help="processes that are stopped")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-rollback", action="store_true", help="and leave the other numbers as they were")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "steady_saving.json")
+    arguments = parser.parse_args()
+    chance = random.Random(arguments.seed)
+    result = read_json(arguments.out) if arguments.only_rollback else {}
+    with tempfile.TemporaryDirectory(prefix="saving-", dir=Path.cwd()) as folder:  # a real disk, which /tmp may not be
+        if not arguments.only_rollback:
+            result = signals_and_share(arguments, Path(folder), chance)
+        result["rollback"] = rollback(arguments, Path(folder) / "rollback")
+        print(result["rollback"], flush=True)
     write_json(arguments.out, result)
 
 

@@ -57,9 +57,6 @@ def judged(now: Measured, budget: float = 0.08) -> Judgement:
         (measured(right=72), WARNING, True),
         (measured(right=60), BAD, False),
         (measured(right=110), KEPT, True),
-        (measured(rise=0.06, right=72), BAD, False),  # each a warning, and together no matter of style
-        (measured(rise=0.06, right=90), WARNING, True),
-        (measured(rise=-0.06, right=72), WARNING, True),
     ],
 )
 def test_verdicts(now: Measured, verdict: str, inside: bool) -> None:
@@ -128,6 +125,12 @@ def test_the_target_is_compared_with_the_evaluation_before() -> None:
     assert not judge(BASE, better, GROUPS, budget=0.08, seed=0, before=first).idle
     kept = judge(BASE, measured(target=1.2), GROUPS, budget=0.08, seed=0, before=first)
     assert not kept.idle, "where little is forgotten the target may stand still"
+    warned = judge(BASE, measured(rise=0.06, target=1.2), GROUPS, budget=0.08, seed=0, before=first)
+    assert warned.verdict == WARNING and not warned.idle, "and where a loss has risen that may be style"
+    lost = judge(BASE, measured(right=72, target=1.2), GROUPS, budget=0.08, seed=0, before=first)
+    assert lost.verdict == WARNING and lost.idle, "but not where answers are surely lost"
+    gains = judge(BASE, measured(right=72, target=1.0), GROUPS, budget=0.08, seed=0, before=first)
+    assert not gains.idle
 
 
 # The ladder
@@ -135,6 +138,7 @@ def test_the_target_is_compared_with_the_evaluation_before() -> None:
 GOOD, TOO_MUCH = judged(measured()), judged(measured(rise=0.15))
 SURELY = judged(measured(rise=0.5))
 IDLE = judged(measured(rise=0.15, target=2.5))
+LOST = judged(measured(right=72, target=2.5))
 
 
 def climb(judgements: list[Judgement], *, can_replay: bool = True, share: float = 0.05) -> tuple[list[str], Progress]:
@@ -177,6 +181,8 @@ def test_the_hopeless_is_stopped_after_two() -> None:
     assert climb([SURELY] * 2)[0] == ["", "stop"]
     assert climb([IDLE] * 2)[0] == ["", "stop"]
     assert climb([TOO_MUCH, IDLE])[0] == ["", "stop"]
+    assert LOST.verdict == WARNING and climb([LOST] * 2)[0] == ["", "stop"], "answers are lost for nothing"
+    assert climb([LOST, GOOD] * 5)[0] == [""] * 10
 
 
 def test_the_guards_halving_is_kept() -> None:

@@ -82,14 +82,14 @@ class ForgettingWatch:
         return [event]
 
     def start(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> str:
-        """Measure what a later stage begins with; its first evaluation is compared with that.
+        """Measure what a later stage begins with; what the target gains is then counted from there.
 
         Returns:
             What was measured, in words, where it is outside the budget already, else "".
         """
         now = self.measure(decoder, adapter)
         self._write("step-000000", now)
-        progress.watch.setdefault(STATE, {})["last"] = 0
+        progress.watch.setdefault(STATE, {})["best"] = 0
         judgement = self.judged(now)
         return "" if judgement.inside else told(self.base, now, judgement, budget=self.budget)
 
@@ -109,8 +109,10 @@ class ForgettingWatch:
         now = self.measure(decoder, adapter)
         self._write(f"step-{progress.step:06d}", now)
         state = progress.watch.setdefault(STATE, {})
-        judgement = self.judged(now, before=self.known(state["last"]) if "last" in state else None)
-        state["last"] = progress.step
+        best = self.known(state["best"]) if "best" in state else None
+        judgement = self.judged(now, before=best)
+        if _better(now, best or self.base):
+            state["best"] = progress.step
         text = told(self.base, now, judgement, budget=self.budget)
         events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
         action = None if last else act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
@@ -130,7 +132,7 @@ class ForgettingWatch:
         return self._read(f"step-{step:06d}")
 
     def judged(self, now: Measured, *, before: Measured | None = None) -> Judgement:
-        """Compare with the base; `before` is the evaluation before, None the base."""
+        """Compare with the base; `before` has the best target so far, None is the base."""
         groups = [row.group for row in self.general.probe_rows], [row.group for row in self._target]
         return judge(self.base, now, groups, budget=self.budget, seed=self._seed, before=before)
 
@@ -219,6 +221,11 @@ class ForgettingWatch:
         sizes = len(self.general.probe_rows), len(self.general.choices), len(self._target)
         whole = (len(measured.nll), len(measured.right), len(measured.kl)) == sizes
         return measured if whole else None
+
+
+def _better(now: Measured, best: Measured) -> bool:
+    """Whether the target's loss is lower."""
+    return now.target_loss is not None and best.target_loss is not None and now.target_loss < best.target_loss
 
 
 def _change(change: Change | None) -> float | None:

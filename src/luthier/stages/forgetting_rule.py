@@ -3,8 +3,7 @@
 Two probes are judged: the loss on held-out general rows and the share of right answers to questions with options. Each
 is compared with the base's on the same rows or questions, so the comparisons are paired; both are tested at each
 evaluation, so the levels are Holm's (S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
-Journal of Statistics 6 (1979) 65-70). Where both are surely worse, neither must be as much so: a loss that rises while
-answers are lost is no matter of style. One bad evaluation is a suspicion; two in a row are acted upon.
+Journal of Statistics 6 (1979) 65-70). One bad evaluation is a suspicion; two in a row are acted upon.
 
 Texts that the base wrote itself are what it finds likeliest, so any other style raises their loss though nothing is
 lost: SmolLM2-135M that had learned to answer like docstrings had 0.24 to 0.37 nats more on its own texts, and 86
@@ -12,7 +11,8 @@ questions right where it had 80. The budget for such texts is eight times as lar
 
 How far the next-token distribution has moved on the new task, and the loss there, are measured beside them: the first
 is shown, the second tells forgetting that buys something from forgetting that does not. Where labels are wrong the loss
-on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on.
+on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on. So answers
+that are surely lost, by however little, weigh as much as a bad evaluation where the task has not got better meanwhile.
 """
 
 from collections.abc import Sequence
@@ -58,6 +58,11 @@ class Measured:
     positions: np.ndarray
 
     @property
+    def target_loss(self) -> float | None:
+        """Nats a label token of the new task's rows, None without such rows."""
+        return float(self.target_nll.sum() / self.target_tokens.sum()) if len(self.target_nll) else None
+
+    @property
     def loss(self) -> float | None:
         """Nats a general label token, None without such rows."""
         return float(self.nll.sum() / self.tokens.sum()) if len(self.nll) else None
@@ -74,7 +79,7 @@ class Judgement:
         kl: KL from the base there, nats a position.
         verdict: KEPT, WARNING, BAD or UNKNOWN.
         surely: the general loss is beyond `SURELY_TIMES` budgets with its whole interval.
-        idle: too much was forgotten, and the target is not surely better than at the evaluation before.
+        idle: too much was forgotten, or answers are surely lost, and the target is not surely better than it was.
         inside: the estimates are inside the budget.
     """
 
@@ -100,7 +105,7 @@ def judge(
     """Compare with the base.
 
     Args:
-        before: the evaluation before; None is the base.
+        before: the evaluation with the best target so far; None is the base.
         groups: of the general rows and of the new task's rows.
         budget: what the general loss may rise, nats a token.
     """
@@ -131,7 +136,7 @@ def judge(
     rose = general is not None and _low(general) > warn
     lost = answers is not None and _high(answers) < CHOICES_WARN
     # Holm: of two tests the surest is held to half of the 5 %; whether any is bad is decided there.
-    bad = too_much(tests=2) or fewer(tests=2) or (rose and lost)
+    bad = too_much(tests=2) or fewer(tests=2)
     target = since = kl = None
     if len(base.target_nll):
         earlier = base if before is None else before
@@ -149,8 +154,8 @@ def judge(
         kl=kl,
         verdict=verdict,
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
-        idle=bad and since is not None and since.interval is not None and not since.fell,
-        inside=within and not (answers is not None and _high(answers) < CHOICES_BAD) and not (rose and lost),
+        idle=(bad or lost) and since is not None and since.interval is not None and not since.fell,
+        inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
     )
 
 
@@ -181,14 +186,14 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
         can_replay: there are rows to replay.
     """
     state["evaluations"] = state.get("evaluations", 0) + 1
-    for name, bad in (("bad", judgement.verdict == BAD), ("surely", judgement.surely)):
-        state[name] = state.get(name, 0) + 1 if bad else 0
+    for name, so in (("bad", judgement.verdict == BAD), ("surely", judgement.surely), ("idle", judgement.idle)):
+        state[name] = state.get(name, 0) + 1 if so else 0
     if state["surely"] >= ACT_AFTER:
         return _stop(f"the general loss rose by more than {SURELY_TIMES} times what is allowed")
+    if state["idle"] >= ACT_AFTER or (state["bad"] >= ACT_AFTER and judgement.idle):
+        return _stop("the base's abilities are being lost, and the target gets no better")
     if state["bad"] < ACT_AFTER:
         return None
-    if judgement.idle:
-        return _stop("too much was forgotten, and the target got no better since the evaluation before")
     state["bad"] = 0
     higher = [share for share in SHARES if share > progress.replay_share + 1e-9]
     if can_replay and higher:
