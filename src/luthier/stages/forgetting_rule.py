@@ -11,8 +11,9 @@ questions right where it had 80. The budget for such texts is eight times as lar
 
 How far the next-token distribution has moved on the new task, and the loss there, are measured beside them: the first
 is shown, the second tells forgetting that buys something from forgetting that does not. Where labels are wrong the loss
-on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on. So answers
-that are surely lost, by however little, weigh as much as a bad evaluation where the task has not got better meanwhile.
+on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on. So
+answers that are surely lost, by however little, weigh as much as a bad evaluation where the task has not got better
+meanwhile.
 """
 
 from collections.abc import Sequence
