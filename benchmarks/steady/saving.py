@@ -142,7 +142,7 @@ def rollback(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         max_forgetting=None, replay_share=0.0, learning_rate=1e-4, batch_tokens=1024,
         stages=[
             {"name": "broad", "datasets": data},
-            {"name": "special", "datasets": data, "learning_rate": 1e-9, "gate": "better"},
+            {"name": "special", "datasets": data, "learning_rate": 1e-30, "gate": "better"},
         ],
     )  # fmt: skip
     moments: dict[bool, float] = {}
