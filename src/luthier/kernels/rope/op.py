@@ -5,12 +5,15 @@ A turn is undone by the turn by the negative angle, so the backward of RoPE alon
 needs its input: with it the result is a new tensor and the linear's output is kept. Derivative of the norm: `rms_norm`.
 """
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.kernels.function import Function
+from luthier.kernels.rope import native
+from luthier.kernels.rowwise import library_for
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -28,6 +31,11 @@ def _fused(qkv: Tensor) -> bool:
     return qkv.is_cuda and qkv.dtype != torch.float64
 
 
+def _in_c(qkv: Tensor, cos: Tensor, sin: Tensor) -> ctypes.CDLL | None:
+    """The library where it takes rows qkv and their angles."""
+    return library_for(qkv) if cos.dtype == sin.dtype == torch.float32 else None
+
+
 class _Rope(Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int) -> Tensor:
@@ -35,6 +43,8 @@ class _Rope(Function):
             from luthier.kernels.rope.triton import turn as launch
 
             launch(qkv, qkv, cos, sin, num_heads, size, back=False)
+        elif library := _in_c(qkv, cos, sin):
+            native.turn(library, qkv, qkv, cos.contiguous(), sin.contiguous(), num_heads, size, back=False)
         else:
             _turn(qkv[:, : num_heads * size].unflatten(1, (num_heads, size)), cos, sin)
         ctx.save_for_backward(cos, sin)
@@ -51,6 +61,9 @@ class _Rope(Function):
             dqkv = dqkv.contiguous()
             out = torch.empty_like(dqkv)
             launch(dqkv, out, cos, sin, num_heads, size, back=True)
+        elif library := _in_c(dqkv := dqkv.contiguous(), cos, sin):
+            out = torch.empty_like(dqkv)
+            native.turn(library, dqkv, out, cos.contiguous(), sin.contiguous(), num_heads, size, back=True)
         else:
             out = dqkv.clone(memory_format=torch.contiguous_format)
             _turn(out[:, : num_heads * size].unflatten(1, (num_heads, size)), cos, -sin)

@@ -1,0 +1,254 @@
+"""The ops that are in C on a CPU, for each kind of vectors, against the naive forms; and the same ops without C."""
+
+import ctypes
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from helpers_kernels import Buffers, compare, prove_kernel
+from helpers_numerics import randn
+from luthier.kernels import rowwise
+from luthier.kernels.frozen_linear import DenseWeight
+from luthier.kernels.glu import geglu, swiglu
+from luthier.kernels.glu import naive as glu_naive
+from luthier.kernels.glu import native as glu
+from luthier.kernels.native import Missing
+from luthier.kernels.rms_norm import add_rms_norm, rms_norm
+from luthier.kernels.rms_norm import naive as norm_naive
+from luthier.kernels.rms_norm import native as norm
+from luthier.kernels.rope import naive as rope_naive
+from luthier.kernels.rope import native as turning
+from luthier.kernels.rope import rope
+from luthier.kernels.selected_logprobs import naive as logprobs_naive
+from luthier.kernels.selected_logprobs import native as logprobs
+from luthier.kernels.selected_logprobs import selected_logprobs
+
+FORMS = {"of this processor": (), "AVX2": ("-mno-avx512f",), "plain": ("-fno-tree-vectorize",)}
+DTYPES = st.sampled_from(rowwise.DTYPES)
+SIZES = st.sampled_from([1, 2, 7, 16, 31, 64, 123, 1031])  # whole vectors and what is left of them
+PLACE = "cpu:0"  # "cpu" stands for Triton's interpreter, which is granted more
+EPS = 1e-5
+ACTIVATIONS = {"silu": glu_naive.swiglu, "gelu_tanh": partial(glu_naive.geglu, approximate=True)}
+
+
+@pytest.fixture(scope="module", params=list(FORMS))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The library in one of its forms."""
+    options = (*rowwise.OPTIONS, *FORMS[request.param])
+    built = rowwise.build(tmp_path_factory.mktemp("native"), shutil.which("cc"), options)
+    if isinstance(built, Missing):
+        pytest.skip(f"no {request.param} here: {built}")
+    return built
+
+
+@pytest.fixture(params=["C", "torch"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ops as they come, and on a machine without a compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(rowwise, "loaded", lambda: Missing("no compiler"))
+    elif isinstance(rowwise.loaded(), Missing):
+        pytest.skip(f"{rowwise.loaded()}")
+    yield
+
+
+def prove(module: ModuleType, launch: Callable[..., list[Tensor]], truth: Callable[..., object], inputs: list[Tensor],
+          dys: list[Tensor], dtype: torch.dtype, what: str = "") -> None:  # fmt: skip
+    prove_kernel(module, launch, truth, inputs, dys, place=PLACE, dtype=dtype, what=what)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(0, 3), size=SIZES, spread=st.sampled_from([1.0, 30.0]), name=st.sampled_from(list(ACTIVATIONS)),
+       dtype=DTYPES)  # fmt: skip
+def test_glu(made: ctypes.CDLL, rows: int, size: int, spread: float, name: str, dtype: torch.dtype) -> None:
+    def launch(buffers: Buffers, inputs: list[Tensor], dys: list[Tensor]) -> list[Tensor]:
+        packed = buffers.copy(inputs[0])
+        h = glu.forward(made, packed, name)
+        glu.backward(made, dys[0], packed, name)
+        return [h, packed]
+
+    prove(glu, launch, ACTIVATIONS[name], [randn(rows, 2 * size) * spread], [randn(rows, size, seed=9)], dtype, name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(0, 3), size=SIZES, plus_one=st.booleans(), add=st.booleans(), dtype=DTYPES)
+def test_norms(made: ctypes.CDLL, rows: int, size: int, plus_one: bool, add: bool, dtype: torch.dtype) -> None:
+    weight = randn(size, seed=1).to(dtype).double()
+
+    def launch(buffers: Buffers, inputs: list[Tensor], dys: list[Tensor]) -> list[Tensor]:
+        x, w = inputs[0], weight.to(dtype)
+        total, normed, rstd = norm.forward(made, x, inputs[1] if add else None, w, EPS, plus_one)
+        dx = norm.backward(made, dys[-1], dys[0] if add else None, total, w, rstd, plus_one)
+        return [total, normed, dx, dx] if add else [normed, dx]
+
+    def truth(x: Tensor, delta: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        w = weight.to(x)
+        if delta is None:
+            return norm_naive.rms_norm(x, w, EPS, plus_one=plus_one)
+        return norm_naive.add_rms_norm(x, delta, w, EPS, plus_one=plus_one)
+
+    inputs = [randn(rows, size), randn(rows, size, seed=2)][: 1 + add]
+    dys = [randn(rows, size, seed=3), randn(rows, size, seed=4)][: 1 + add]
+    prove(norm, launch, truth, inputs, dys, dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.integers(0, 3), dtype=DTYPES,
+    shape=st.sampled_from([(4, 3, 8, 8), (2, 1, 2, 2), (6, 2, 12, 8), (4, 2, 10, 2), (3, 3, 6, 0), (5, 4, 128, 128)]),
+)  # fmt: skip
+def test_rope(made: ctypes.CDLL, tokens: int, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    """Heads, those that turn, K and R; forward in place, backward into a new tensor."""
+    heads, turned, size, both = shape
+    angle = randn(tokens, both // 2, seed=3)
+    cos, sin = angle.cos().float(), angle.sin().float()
+
+    def launch(buffers: Buffers, inputs: list[Tensor], dys: list[Tensor]) -> list[Tensor]:
+        x, dx = buffers.copy(inputs[0]), buffers.empty_like(dys[0])
+        turning.turn(made, x, x, cos, sin, turned, size, back=False)
+        turning.turn(made, dys[0], dx, cos, sin, turned, size, back=True)
+        return [x, dx]
+
+    def truth(x: Tensor) -> Tensor:
+        parts = x.unflatten(1, (heads, size))
+        first = rope_naive.rope(parts[:, :turned], cos.to(x), sin.to(x))
+        return torch.cat([first, parts[:, turned:]], 1).flatten(1)
+
+    width = heads * size
+    prove(turning, launch, truth, [randn(tokens, width)], [randn(tokens, width, seed=9)], dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(0, 3), size=SIZES, spread=st.sampled_from([1.0, 40.0]), apart=st.integers(0, 3), dtype=DTYPES,
+       softcap=st.sampled_from([None, 2.0, 30.0]))  # fmt: skip
+def test_logprobs(made: ctypes.CDLL, rows: int, size: int, spread: float, apart: int, dtype: torch.dtype,
+                  softcap: float | None) -> None:  # fmt: skip
+    targets = torch.arange(rows) * 5 % size
+
+    def launch(buffers: Buffers, inputs: list[Tensor], dys: list[Tensor]) -> list[Tensor]:
+        grid = torch.full((rows, size + apart), 3.0, dtype=dtype)
+        logits = grid[:, :size].copy_(inputs[0])
+        logps, again = (buffers.empty(rows, dtype=torch.float32) for _ in range(2))
+        logprobs.rows(made, logits, targets, again, softcap, False)
+        assert torch.equal(logits, inputs[0]), "without a gradient the logits stay"
+        logprobs.rows(made, logits, targets, logps, softcap, True)
+        assert torch.equal(logps, again) and (grid[:, size:] == 3).all()
+        return [logps, logits.contiguous()]
+
+    def truth(logits: Tensor) -> Tensor:
+        return logprobs_naive.selected_logprobs(logits, DenseWeight(torch.eye(size).to(logits)), targets, softcap)
+
+    dys = [-torch.ones(rows, dtype=torch.float64)]
+    prove(logprobs, launch, truth, [randn(rows, size) * spread], dys, dtype, f"cap {softcap}")
+
+
+def test_a_target_that_is_no_token(made: ctypes.CDLL) -> None:
+    for target in (-1, 7):
+        logits, out = randn(2, 7, dtype=torch.float32), torch.zeros(2)
+        before = logits.clone()
+        with pytest.raises(IndexError, match="one of 7 tokens"):
+            logprobs.rows(made, logits, torch.tensor([0, target]), out, None, True)
+        assert torch.equal(logits, before) and not out.any()
+
+
+def test_the_logistic_function_to_the_last_bits(made: ctypes.CDLL) -> None:
+    gate = torch.cat([torch.linspace(-86, 88, 100_001), torch.logspace(-30, 0, 999), -torch.logspace(-30, 0, 999)])
+    ours = glu.forward(made, torch.stack([gate, torch.ones_like(gate)]).flatten()[None], "silu")[0].double()
+    truth = gate.double() * torch.sigmoid(gate.double())
+    assert ((ours - truth) / truth).abs().max() <= 3 * 2**-23  # 2 of σ, 1 of the product
+
+
+@pytest.mark.parametrize("dtype", rowwise.DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38, -3e38])
+def test_what_is_no_number_stays_none(made: ctypes.CDLL, dtype: torch.dtype, value: float) -> None:
+    """At each place of a vector, and beside it: finite and not are where torch has them."""
+
+    def alike(ours: Tensor, plain: Tensor) -> None:
+        assert torch.equal(ours.isnan(), plain.isnan()) and torch.equal(ours.isinf(), plain.isinf())
+
+    for place in (0, 17, 70):
+        x, delta, weight = (randn(3, 74, seed=seed, dtype=dtype) for seed in range(3))
+        x[1, place] = value
+        packed = torch.cat([x, delta], 1)
+        alike(glu.forward(made, packed, "silu"), glu_naive.swiglu(packed))
+        ours, plain = norm.forward(made, x, delta, weight[0], EPS, False), (
+            norm_naive.add_rms_norm(x, delta, weight[0], EPS))  # fmt: skip
+        alike(ours[0], plain[0])
+        if value != value:
+            assert ours[1][1].isnan().all() and ours[1][::2].isfinite().all()
+            packed = torch.cat([x, delta], 1)
+            glu.backward(made, delta, packed, "silu")
+            assert packed.isnan().nonzero().tolist() == [[1, place], [1, 74 + place]]
+        out, logits = torch.empty(3), x.clone()
+        logprobs.rows(made, logits, torch.tensor([0, 1, 2]), out, None, True)
+        plain = torch.log_softmax(x.float(), 1)
+        alike(out, plain[[0, 1, 2], [0, 1, 2]])
+        alike(logits, torch.softmax(x.float(), 1).to(dtype))
+
+
+def test_more_threads_are_torchs_own_and_change_no_bit(made: ctypes.CDLL) -> None:
+    threads, packed = torch.get_num_threads(), randn(200, 2 * 700, dtype=torch.bfloat16)
+    tasks = Path("/proc/self/task")
+    try:
+        results, numbers = [], []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert rowwise.threads_for(200 * 700) == number
+            packed.add(1)  # torch's own threads are there now
+            before = len(list(tasks.iterdir())) if tasks.is_dir() else 0
+            results.append(glu.forward(made, packed, "silu"))
+            numbers.append((len(list(tasks.iterdir())) if tasks.is_dir() else 0) - before)
+        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+        assert numbers == [0, 0, 0], "threads beside torch's"
+    finally:
+        torch.set_num_threads(threads)
+    assert rowwise.threads_for(100) == 1
+    if (maps := Path("/proc/self/maps")).is_file():
+        files = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libomp" in line}
+        assert len([file for file in files if "/torch/" in file]) <= 1
+
+
+def test_ops_are_the_naive_forms_in_c_and_without(either: None) -> None:
+    for rows, size in ((1, 5), (7, 64), (70, 123)):
+        x, delta, weight = randn(rows, size), randn(rows, size, seed=2), randn(size, seed=1)
+        for plus_one in (False, True):
+            more = {"plus_one": plus_one}
+            compare(lambda x, w=weight, m=more: rms_norm(x, w.to(x), EPS, **m),
+                    lambda x, w=weight, m=more: norm_naive.rms_norm(x, w.to(x), EPS, **m), [x])  # fmt: skip
+            compare(lambda x, d, w=weight, m=more: torch.cat(add_rms_norm(x, d, w.to(x), EPS, **m)),
+                    lambda x, d, w=weight, m=more: torch.cat(norm_naive.add_rms_norm(x, d, w.to(x), EPS, **m)),
+                    [x, delta])  # fmt: skip
+        compare(swiglu, glu_naive.swiglu, [randn(rows, 2 * size) * 3])
+        compare(partial(geglu, approximate=True), ACTIVATIONS["gelu_tanh"], [randn(rows, 2 * size) * 3])
+        head, targets = randn(size, 12, seed=1), torch.arange(rows) * 5 % size
+        compare(lambda h, w=head, t=targets: selected_logprobs(h, DenseWeight(w.to(h)), t),
+                lambda h, w=head, t=targets: logprobs_naive.selected_logprobs(h, DenseWeight(w.to(h)), t),
+                [randn(rows, 12)])  # fmt: skip
+        angle = randn(rows, 4, seed=3)
+        compare(lambda x, a=angle: rope(x * 1, a.cos().float().to(x), a.sin().float().to(x), 2),
+                lambda x, a=angle: rope_naive.rope(x.unflatten(1, (2, 8)), a.cos().float().to(x),
+                                                   a.sin().float().to(x)).flatten(1), [randn(rows, 16)])  # fmt: skip
+
+
+def test_what_goes_to_torch(either: None) -> None:
+    library, x = rowwise.loaded(), randn(4, 8, dtype=torch.float32)
+    there = not isinstance(library, Missing)
+    assert (rowwise.library_for(x, x.clone()) is library) == there
+    for other in (x.half(), x.double(), x.bfloat16(), x[:, ::2], x.T, x.to("meta")):
+        assert rowwise.library_for(x, other) is None
+    assert rowwise.library_for(x.double()) is None
+
+
+def test_a_torch_without_openmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert rowwise.build(tmp_path, None) == Missing("no C compiler (cc) was found")
+    monkeypatch.setattr(rowwise, "OPENMP", ("not_there",))
+    assert rowwise.build(tmp_path, None) == Missing("torch's OpenMP has no not_there")
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
+    assert rowwise.build(tmp_path, None) == Missing("this torch has no OpenMP")
