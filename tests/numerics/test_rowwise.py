@@ -1,8 +1,8 @@
-"""The ops that are in C on a CPU, for each kind of vectors, against the naive forms; and the same ops without C."""
+"""What is in C on a CPU, for each kind of vectors, against the naive forms."""
 
 import ctypes
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,23 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers_kernels import Buffers, compare, prove_kernel
-from helpers_numerics import randn
+from helpers_kernels import ROUNDING, Buffers, prove_kernel
+from helpers_numerics import assert_within_budget, randn
 from luthier.kernels import rowwise
+from luthier.kernels.attention import native as softmax
 from luthier.kernels.frozen_linear import DenseWeight
-from luthier.kernels.glu import geglu, swiglu
 from luthier.kernels.glu import naive as glu_naive
 from luthier.kernels.glu import native as glu
 from luthier.kernels.native import Missing
-from luthier.kernels.rms_norm import add_rms_norm, rms_norm
 from luthier.kernels.rms_norm import naive as norm_naive
 from luthier.kernels.rms_norm import native as norm
 from luthier.kernels.rope import naive as rope_naive
 from luthier.kernels.rope import native as turning
-from luthier.kernels.rope import rope
 from luthier.kernels.selected_logprobs import naive as logprobs_naive
 from luthier.kernels.selected_logprobs import native as logprobs
-from luthier.kernels.selected_logprobs import selected_logprobs
 
 FORMS = {"of this processor": (), "AVX2": ("-mno-avx512f",), "plain": ("-fno-tree-vectorize",)}
 DTYPES = st.sampled_from(rowwise.DTYPES)
@@ -47,16 +44,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if isinstance(built, Missing):
         pytest.skip(f"no {request.param} here: {built}")
     return built
-
-
-@pytest.fixture(params=["C", "torch"])
-def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ops as they come, and on a machine without a compiler."""
-    if request.param == "torch":
-        monkeypatch.setattr(rowwise, "loaded", lambda: Missing("no compiler"))
-    elif isinstance(rowwise.loaded(), Missing):
-        pytest.skip(f"{rowwise.loaded()}")
-    yield
 
 
 def prove(module: ModuleType, launch: Callable[..., list[Tensor]], truth: Callable[..., object], inputs: list[Tensor],
@@ -149,6 +136,27 @@ def test_logprobs(made: ctypes.CDLL, rows: int, size: int, spread: float, apart:
     prove(logprobs, launch, truth, [randn(rows, size) * spread], dys, dtype, f"cap {softcap}")
 
 
+@settings(max_examples=60, deadline=None)
+@given(lines=st.integers(1, 40), before=st.integers(0, 90), batch=st.integers(0, 2),
+       spread=st.sampled_from([1.0, 90.0]), window=st.sampled_from([None, 1, 3, 35]), dtype=DTYPES)  # fmt: skip
+def test_softmax(made: ctypes.CDLL, lines: int, before: int, batch: int, spread: float, window: int | None,
+                 dtype: torch.dtype) -> None:  # fmt: skip
+    """Between canaries; what is not seen is NaN before and 0 afterwards."""
+    keys, behind = before + lines, torch.arange(before, before + lines) + 1
+    spans = torch.stack([(behind - (window or keys)).clamp(min=0), behind], 1)
+    place = torch.arange(keys)
+    hidden = (place < spans[:, :1]) | (place >= spans[:, 1:])
+    scores, buffers = (randn(batch, lines, keys) * spread).to(dtype), Buffers()
+    ours = buffers.copy(scores.masked_fill(hidden, float("nan")))
+    softmax.softmax(made, ours, spans, 0.125)
+    buffers.check()
+    assert not ours[:, hidden].any()
+    if batch:
+        truth = (scores.double() * 0.125).masked_fill(hidden, float("-inf")).softmax(-1)
+        plain = (scores * 0.125).masked_fill(hidden, float("-inf")).softmax(-1)
+        assert_within_budget(ours, plain, truth, margin=ROUNDING[dtype], what=f"{dtype}")
+
+
 def test_a_target_that_is_no_token(made: ctypes.CDLL) -> None:
     for target in (-1, 7):
         logits, out = randn(2, 7, dtype=torch.float32), torch.zeros(2)
@@ -213,42 +221,3 @@ def test_more_threads_are_torchs_own_and_change_no_bit(made: ctypes.CDLL) -> Non
     if (maps := Path("/proc/self/maps")).is_file():
         files = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libomp" in line}
         assert len([file for file in files if "/torch/" in file]) <= 1
-
-
-def test_ops_are_the_naive_forms_in_c_and_without(either: None) -> None:
-    for rows, size in ((1, 5), (7, 64), (70, 123)):
-        x, delta, weight = randn(rows, size), randn(rows, size, seed=2), randn(size, seed=1)
-        for plus_one in (False, True):
-            more = {"plus_one": plus_one}
-            compare(lambda x, w=weight, m=more: rms_norm(x, w.to(x), EPS, **m),
-                    lambda x, w=weight, m=more: norm_naive.rms_norm(x, w.to(x), EPS, **m), [x])  # fmt: skip
-            compare(lambda x, d, w=weight, m=more: torch.cat(add_rms_norm(x, d, w.to(x), EPS, **m)),
-                    lambda x, d, w=weight, m=more: torch.cat(norm_naive.add_rms_norm(x, d, w.to(x), EPS, **m)),
-                    [x, delta])  # fmt: skip
-        compare(swiglu, glu_naive.swiglu, [randn(rows, 2 * size) * 3])
-        compare(partial(geglu, approximate=True), ACTIVATIONS["gelu_tanh"], [randn(rows, 2 * size) * 3])
-        head, targets = randn(size, 12, seed=1), torch.arange(rows) * 5 % size
-        compare(lambda h, w=head, t=targets: selected_logprobs(h, DenseWeight(w.to(h)), t),
-                lambda h, w=head, t=targets: logprobs_naive.selected_logprobs(h, DenseWeight(w.to(h)), t),
-                [randn(rows, 12)])  # fmt: skip
-        angle = randn(rows, 4, seed=3)
-        compare(lambda x, a=angle: rope(x * 1, a.cos().float().to(x), a.sin().float().to(x), 2),
-                lambda x, a=angle: rope_naive.rope(x.unflatten(1, (2, 8)), a.cos().float().to(x),
-                                                   a.sin().float().to(x)).flatten(1), [randn(rows, 16)])  # fmt: skip
-
-
-def test_what_goes_to_torch(either: None) -> None:
-    library, x = rowwise.loaded(), randn(4, 8, dtype=torch.float32)
-    there = not isinstance(library, Missing)
-    assert (rowwise.library_for(x, x.clone()) is library) == there
-    for other in (x.half(), x.double(), x.bfloat16(), x[:, ::2], x.T, x.to("meta")):
-        assert rowwise.library_for(x, other) is None
-    assert rowwise.library_for(x.double()) is None
-
-
-def test_a_torch_without_openmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert rowwise.build(tmp_path, None) == Missing("no C compiler (cc) was found")
-    monkeypatch.setattr(rowwise, "OPENMP", ("not_there",))
-    assert rowwise.build(tmp_path, None) == Missing("torch's OpenMP has no not_there")
-    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
-    assert rowwise.build(tmp_path, None) == Missing("this torch has no OpenMP")

@@ -20,12 +20,11 @@ ALWAYS uint32_t bits_of(float value) {
     return bits;
 }
 
-/* To the nearest bf16, of two equally near the even one. A NaN keeps its upper half and is made quiet: by the addition
-   it might become a number. */
-ALWAYS uint16_t to_bf16(float value) {
-    const uint32_t bits = bits_of(value);
-    const uint32_t near = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (uint16_t)(value == value ? near : (bits >> 16 | 0x40));
+/* To the nearest bf16, of two equally near the even one, in the upper half. Where nothing is to be rounded, at a NaN, the
+   upper half is as it was: what comes of arithmetic is a quiet NaN, which has a bit there. */
+ALWAYS uint32_t near_bf16(float value) {
+    const uint32_t bits = bits_of(value), half = 0x7fff + (bits >> 16 & 1);
+    return bits + (value == value ? half : 0);
 }
 
 /* `bf16` is a constant to the compiler in all of these, once what calls them is inlined. */
@@ -36,14 +35,14 @@ ALWAYS float get(const void *numbers, int64_t at, const int bf16) {
 
 ALWAYS void put(void *numbers, int64_t at, float value, const int bf16) {
     if (bf16)
-        ((uint16_t *)numbers)[at] = to_bf16(value);
+        ((uint16_t *)numbers)[at] = (uint16_t)(near_bf16(value) >> 16);
     else
         ((float *)numbers)[at] = value;
 }
 
 /* As it is once it was stored. */
 ALWAYS float rounded(float value, const int bf16) {
-    return bf16 ? from_bits((uint32_t)to_bf16(value) << 16) : value;
+    return bf16 ? from_bits(near_bf16(value) & 0xffff0000u) : value;
 }
 
 ALWAYS void *row_of(const void *numbers, int64_t row, int64_t size, const int bf16) {

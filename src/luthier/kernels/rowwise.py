@@ -1,9 +1,9 @@
 """Ops that treat each row by itself, in C on a CPU: one pass over memory where torch makes several.
 
-GLU, RMSNorm, RoPE and the log-probabilities of logits are one library, compiled when one of them is first wanted. Where
-it cannot be had (no compiler, or a torch without OpenMP) torch does all of it. Rows are split among torch's own
-threads, as many as `torch.set_num_threads` allows: torch's OpenMP runtime is handed in as three addresses, because a
-library that brings a runtime of its own would have a second pool of threads beside torch's.
+The softmax of attention, GLU, RMSNorm, RoPE and the log-probabilities of logits are one library, compiled when one of
+them is first wanted. Where it cannot be had (no compiler, or a torch without OpenMP) torch does all of it. Rows are
+split among torch's own threads, as many as `torch.set_num_threads` allows: torch's OpenMP runtime is handed in as three
+addresses, because a library that brings a runtime of its own would have a second pool of threads beside torch's.
 
 Results do not depend on the number of threads: each row is worked on by one.
 """
@@ -21,7 +21,7 @@ from luthier.core.paths import cache_dir
 from luthier.kernels.native import Missing, compiled
 
 HERE = Path(__file__).parent
-OPS = ("glu", "rms_norm", "rope", "selected_logprobs")
+OPS = ("attention", "glu", "rms_norm", "rope", "selected_logprobs")
 SOURCES = (HERE / "rowwise.h", HERE / "rowwise.c", *(HERE / op / "native.c" for op in OPS))
 # Neither of the options about numbers changes a result: errno and floating-point traps are what they give up.
 OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
@@ -54,6 +54,7 @@ def build(folder: Path, compiler: str | None, options: Sequence[str] = OPTIONS) 
         "rms_norm_forward": [pointer] * 6 + [number] * 2 + [real] + [flag] * 2 + [number],
         "rms_norm_backward": [pointer] * 6 + [number] * 2 + [flag] * 2 + [number],
         "rope_turn": [pointer] * 4 + [number] * 5 + [flag] * 2 + [number],
+        "softmax_rows": [pointer] * 2 + [number] * 3 + [real] + [flag] + [number],
         "logprobs_rows": [pointer] * 3 + [number] * 3 + [real] + [flag] * 2 + [number],
     }
     for name, types in takes.items():

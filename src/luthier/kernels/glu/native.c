@@ -13,7 +13,7 @@ typedef struct {
 ALWAYS float act(float x, float *slope, const int by_tanh) {
     const float square = x * x;
     const float of = by_tanh ? 1.5957691216f * x * (1.0f + 0.044715f * square) : x; /* 2·sqrt(2/pi) */
-    const float small = exp_of_negative(of < 0.0f ? of : -of);
+    const float small = exp_of_negative(-__builtin_fabsf(of));
     const float s = (of < 0.0f ? small : 1.0f) / (1.0f + small);
     if (by_tanh)
         *slope = s + x * s * (1.0f - s) * (1.5957691216f * (1.0f + 0.134145f * square));
