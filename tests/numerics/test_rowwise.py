@@ -157,6 +157,35 @@ def test_softmax(made: ctypes.CDLL, lines: int, before: int, batch: int, spread:
         assert_within_budget(ours, plain, truth, margin=ROUNDING[dtype], what=f"{dtype}")
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.integers(0, 3), dtype=DTYPES, plus_one=st.booleans(),
+    shape=st.sampled_from([(2, 1, 8, 8), (1, 1, 2, 2), (3, 1, 12, 8), (4, 2, 10, 2), (3, 3, 6, 0), (3, 1, 128, 128)]),
+)  # fmt: skip
+def test_rope_with_norms(made: ctypes.CDLL, tokens: int, dtype: torch.dtype, plus_one: bool,
+                         shape: tuple[int, int, int, int]) -> None:  # fmt: skip
+    """H, G, K and R."""
+    h, g, size, both = shape
+    angle = randn(tokens, both // 2, seed=3)
+    q_norm, k_norm = (randn(size, seed=seed).to(dtype).double() for seed in (4, 5))
+
+    def given(x: Tensor) -> tuple[Tensor, ...]:
+        angles = (angle.cos().float(), angle.sin().float())
+        return *(a.to(torch.promote_types(x.dtype, torch.float32)) for a in angles), q_norm.to(x), k_norm.to(x)
+
+    def launch(buffers: Buffers, inputs: list[Tensor], dys: list[Tensor]) -> list[Tensor]:
+        x = inputs[0]
+        out, rstd = turning.norm_turn(made, x, *given(x), (h, g), EPS, plus_one)
+        return [out, turning.norm_turn_backward(made, dys[0], x, rstd, *given(x), (h, g), plus_one)]
+
+    def truth(x: Tensor) -> Tensor:
+        cos, sin, q, k = given(x)
+        return rope_naive.norm_rope(x, cos.to(x), sin.to(x), h, g, q, k, EPS, plus_one=plus_one)
+
+    width = (h + 2 * g) * size
+    prove(turning, launch, truth, [randn(tokens, width)], [randn(tokens, width, seed=9)], dtype)
+
+
 def test_a_target_that_is_no_token(made: ctypes.CDLL) -> None:
     for target in (-1, 7):
         logits, out = randn(2, 7, dtype=torch.float32), torch.zeros(2)

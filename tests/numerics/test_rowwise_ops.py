@@ -20,7 +20,7 @@ from luthier.kernels.native import Missing
 from luthier.kernels.rms_norm import add_rms_norm, rms_norm
 from luthier.kernels.rms_norm import naive as norm_naive
 from luthier.kernels.rope import naive as rope_naive
-from luthier.kernels.rope import rope
+from luthier.kernels.rope import norm_rope, rope
 from luthier.kernels.segments import Segments
 from luthier.kernels.selected_logprobs import naive as logprobs_naive
 from luthier.kernels.selected_logprobs import selected_logprobs
@@ -56,7 +56,12 @@ def test_ops_are_the_naive_forms_in_c_and_without(either: None) -> None:
         compare(lambda h, w=head, t=targets: selected_logprobs(h, DenseWeight(w.to(h)), t),
                 lambda h, w=head, t=targets: logprobs_naive.selected_logprobs(h, DenseWeight(w.to(h)), t),
                 [randn(rows, 12)])  # fmt: skip
-        angle = randn(rows, 4, seed=3)
+        angle, norms = randn(rows, 4, seed=3), (randn(8, seed=4), randn(8, seed=5))
+        compare(lambda x, a=angle, n=norms: norm_rope(x, a.cos().float(), a.sin().float(), 2, 1,
+                                                      *(w.to(x) for w in n), EPS),
+                lambda x, a=angle, n=norms: rope_naive.norm_rope(x, a.cos().float().to(x), a.sin().float().to(x), 2, 1,
+                                                                 *(w.to(x) for w in n), EPS),
+                [randn(rows, 32)])  # fmt: skip
         compare(lambda x, a=angle: rope(x * 1, a.cos().float().to(x), a.sin().float().to(x), 2),
                 lambda x, a=angle: rope_naive.rope(x.unflatten(1, (2, 8)), a.cos().float().to(x),
                                                    a.sin().float().to(x)).flatten(1), [randn(rows, 16)])  # fmt: skip

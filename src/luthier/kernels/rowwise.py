@@ -54,6 +54,7 @@ def build(folder: Path, compiler: str | None, options: Sequence[str] = OPTIONS) 
         "rms_norm_forward": [pointer] * 6 + [number] * 2 + [real] + [flag] * 2 + [number],
         "rms_norm_backward": [pointer] * 6 + [number] * 2 + [flag] * 2 + [number],
         "rope_turn": [pointer] * 4 + [number] * 5 + [flag] * 2 + [number],
+        "rope_norm_turn": [pointer] * 8 + [number] * 6 + [real] + [flag] * 2 + [number],
         "softmax_rows": [pointer] * 2 + [number] * 3 + [real] + [flag] + [number],
         "logprobs_rows": [pointer] * 3 + [number] * 3 + [real] + [flag] * 2 + [number],
     }

@@ -36,6 +36,12 @@ def _in_c(qkv: Tensor, cos: Tensor, sin: Tensor) -> ctypes.CDLL | None:
     return library_for(qkv) if cos.dtype == sin.dtype == torch.float32 else None
 
 
+def _norms_in_c(qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor, k_norm: Tensor) -> ctypes.CDLL | None:
+    """The library where it takes rows qkv, their angles, and norms of their heads."""
+    fits = cos.dtype == sin.dtype == torch.float32 and q_norm.numel() <= native.MOST
+    return library_for(qkv, q_norm, k_norm) if fits else None
+
+
 class _Rope(Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int) -> Tensor:
@@ -135,6 +141,9 @@ class _NormRope(Function):
 
             qkv = qkv.contiguous()
             out, rstd = launch(qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
+        elif library := _norms_in_c(qkv := qkv.contiguous(), cos, sin, q_norm, k_norm):
+            cos, sin = cos.contiguous(), sin.contiguous()
+            out, rstd = native.norm_turn(library, qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
         else:
             out, rstd = _norm_turn(qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
         ctx.save_for_backward(qkv, rstd, cos, sin, q_norm, k_norm)
@@ -147,6 +156,8 @@ class _NormRope(Function):
             from luthier.kernels.rope.triton import norm_turn_backward as launch
 
             dqkv = launch(dout.contiguous(), *ctx.saved_tensors, ctx.heads, ctx.plus_one)
+        elif library := _norms_in_c(dout := dout.contiguous(), *ctx.saved_tensors[2:]):
+            dqkv = native.norm_turn_backward(library, dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
         else:
             dqkv = _norm_turn_backward(dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
         return dqkv, *[None] * 7
