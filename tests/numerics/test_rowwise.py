@@ -230,6 +230,17 @@ def test_what_is_no_number_stays_none(made: ctypes.CDLL, dtype: torch.dtype, val
         alike(logits, torch.softmax(x.float(), 1).to(dtype))
 
 
+def test_sums_have_the_bits_of_torch(made: ctypes.CDLL) -> None:
+    """Half of these lie between two numbers of bf16; and every NaN that bf16 has stays one."""
+    x = randn(64, 999, dtype=torch.bfloat16)
+    delta = torch.where(randn(64, 999, seed=1) > 0, x * 2**-8, randn(64, 999, seed=2) * 0.1).bfloat16()
+    total, _, _ = norm.forward(made, x, delta, delta[0], EPS, False)
+    assert torch.equal(total, x + delta)
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).view(64, 1024)
+    total, _, _ = norm.forward(made, bits, torch.zeros_like(bits), bits[0], EPS, False)
+    assert torch.equal(total.isnan(), bits.isnan()) and torch.equal(total.isinf(), bits.isinf())
+
+
 def test_more_threads_are_torchs_own_and_change_no_bit(made: ctypes.CDLL) -> None:
     threads, packed = torch.get_num_threads(), randn(200, 2 * 700, dtype=torch.bfloat16)
     tasks = Path("/proc/self/task")

@@ -20,11 +20,11 @@ ALWAYS uint32_t bits_of(float value) {
     return bits;
 }
 
-/* To the nearest bf16, of two equally near the even one, in the upper half. Where nothing is to be rounded, at a NaN, the
-   upper half is as it was: what comes of arithmetic is a quiet NaN, which has a bit there. */
+/* To the nearest bf16, of two equally near the even one, in the upper half. A NaN stays one: it was made by arithmetic on
+   numbers in bf16, so its lower half is 0, and what is added cannot carry. */
 ALWAYS uint32_t near_bf16(float value) {
-    const uint32_t bits = bits_of(value), half = 0x7fff + (bits >> 16 & 1);
-    return bits + (value == value ? half : 0);
+    const uint32_t bits = bits_of(value);
+    return bits + 0x7fff + (bits >> 16 & 1);
 }
 
 /* `bf16` is a constant to the compiler in all of these, once what calls them is inlined. */
