@@ -254,7 +254,7 @@ def test_more_threads_are_torchs_own_and_change_no_bit(made: ctypes.CDLL) -> Non
             results.append(glu.forward(made, packed, "silu"))
             numbers.append((len(list(tasks.iterdir())) if tasks.is_dir() else 0) - before)
         assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-        assert numbers == [0, 0, 0], "threads beside torch's"
+        assert max(numbers) <= 0, "threads beside torch's"  # fewer: one of before had not ended yet
     finally:
         torch.set_num_threads(threads)
     assert rowwise.threads_for(100) == 1
