@@ -181,6 +181,7 @@ def test_doctor_measures_this_machine(desk: Desk) -> None:
     out, _ = desk.run("doctor")
     for text in ("processor", "memory", "GFLOP/s", "GB/s", "tokens/s", "SmolLM2-135M", "through transformers"):
         assert text in out
+    assert "norms, gates" in out
 
 
 def test_the_adapter_names_its_base(desk: Desk, trained: tuple[Path, str]) -> None:

@@ -22,7 +22,7 @@ def doctor() -> None:
     """Measure this machine and say what it can train."""
     import torch
 
-    from luthier.models.device import choose_place
+    from luthier.models.device import choose_place, row_ops_on_cpu
     from luthier.models.measure import matmul_flops, memory_bandwidth
     from luthier.models.unpack import nf4_on_cpu
     from luthier.models.weights import held_copies
@@ -35,6 +35,7 @@ def doctor() -> None:
     table.add_row("processor", f"{facts.name}, {facts.cores} cores, {torch.get_num_threads()} threads")
     table.add_row("bf16", "in hardware" if facts.has_fast_bf16 else "not in hardware, so the CPU trains in fp32")
     table.add_row("4 bits", nf4_on_cpu())
+    table.add_row("norms, gates", row_ops_on_cpu())
     table.add_row("memory", f"{size(ram.total)}, {size(ram.available)} available")
     table.add_row("disk", f"{size(free_disk(Path.cwd()))} free here, {size(free_disk(home_dir()))} at {home_dir()}")
     budget = ram.available

@@ -8,6 +8,8 @@ import torch
 
 from luthier.core.errors import RecipeError
 from luthier.core.hardware import cpu
+from luthier.kernels import rowwise
+from luthier.kernels.native import Missing
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ def choose_place(device: str = "auto", dtype: str = "auto") -> Place:
         chosen, reason = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype], "as the recipe asks"
     place = Place(torch.device("cuda" if on_gpu else "cpu"), chosen, "")
     return Place(place.device, place.dtype, f"{place.dtype_name} on {name}, {reason}")
+
+
+def row_ops_on_cpu() -> str:
+    """How this machine's CPU computes norms, gates, RoPE and log-probabilities, in a few words; compiles what does it,
+    if that was never done."""
+    made = rowwise.loaded()
+    return f"by torch, slower than compiled: {made.why}" if isinstance(made, Missing) else "compiled"
 
 
 def keep_freed_memory() -> None:

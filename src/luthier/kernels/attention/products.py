@@ -26,7 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.kernels.attention import native
 from luthier.kernels.function import Function
+from luthier.kernels.rowwise import library_for
 from luthier.kernels.segments import Segments
 
 QUERY_BLOCK = 256
@@ -62,6 +64,7 @@ class _Block:
     grads: for each query, key and value the row of the packed input that its gradient belongs to, or the row behind the
         last for what is too many or in `several`; of a long segment, for the queries only.
     mask: (H/G·L, M), 0 where a query sees a key, −inf elsewhere.
+    spans: (H/G·L, 2), the first key that a query sees and the one behind the last, on the host.
     long: part of a long segment, whose keys other blocks see too.
     several: (first token, which keys) of those that more than one segment or block sees.
     """
@@ -72,6 +75,7 @@ class _Block:
     out: Tensor
     grads: Tensor
     mask: Tensor
+    spans: Tensor
     long: bool
     several: list[tuple[int, slice]]
 
@@ -121,6 +125,8 @@ def _block(
     (lines, length), seen = queries.shape, keys.shape[1]
     place = torch.arange(seen)  # a line's queries are the last of its keys
     mask = _mask(place[seen - length :], place, layout)
+    behind = place[seen - length :] + 1
+    first = torch.zeros_like(behind) if layout.window is None else (behind - layout.window).clamp_(min=0)
     heads, kv_heads, width = layout.num_heads, layout.num_kv_heads, layout.width
     query_heads = torch.arange(heads).view(kv_heads, -1, 1)  # (G, H/G, 1)
     key_heads = heads + torch.arange(kv_heads).unsqueeze(1)  # (G, 1)
@@ -143,6 +149,7 @@ def _block(
         out=out.flatten().to(device),
         grads=torch.cat([rows.flatten() for rows in grads]).to(device),
         mask=mask.repeat(heads // kv_heads, 1).to(device),
+        spans=torch.stack([first, behind], 1).repeat(heads // kv_heads, 1),
         long=long,
         several=several,
     )
@@ -208,9 +215,13 @@ def _plan(layout: _Layout, segments: Segments, device: torch.device) -> _Plan:
     return segments.plans[key]
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor, layout: _Layout) -> tuple[Tensor, Tensor | None]:
+def _probabilities(q: Tensor, k: Tensor, block: _Block, layout: _Layout) -> tuple[Tensor, Tensor | None]:
     """P (B·G, H/G·L, M), and tanh(x/c) of the same shape where scores are capped."""
-    scale, cap = q.shape[-1] ** -0.5, layout.softcap
+    scale, cap, mask = q.shape[-1] ** -0.5, layout.softcap, block.mask
+    if cap is None and k.shape[1] <= native.MOST and (library := library_for(q, k)):
+        p = torch.bmm(q, k.transpose(1, 2))
+        native.softmax(library, p, block.spans, scale)
+        return p, None
     if cap is None:
         return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1), None
     t = torch.baddbmm(mask, q, k.transpose(1, 2), beta=0, alpha=scale / cap).tanh_()
@@ -227,7 +238,7 @@ class _ProductAttention(Function):
         parts = made[:-1].split([len(block.out) for block in plan.blocks])
         for block, part in zip(plan.blocks, parts, strict=True):
             q, k, v = block.split(heads.index_select(0, block.read))
-            p, _ = _probabilities(q, k, block.mask, plan.layout)
+            p, _ = _probabilities(q, k, block, plan.layout)
             torch.bmm(p, v, out=part.view(block.queries))
             if plan.keeps(block):
                 kept.append(p)
@@ -256,7 +267,7 @@ class _ProductAttention(Function):
             if block.long:
                 dq = part.view(block.queries)
             do = dout.index_select(0, block.out).view(q.shape)
-            p, t = (kept.pop(0), None) if plan.keeps(block) else _probabilities(q, k, block.mask, plan.layout)
+            p, t = (kept.pop(0), None) if plan.keeps(block) else _probabilities(q, k, block, plan.layout)
             torch.bmm(p.transpose(1, 2), do, out=dv)
             ds = torch._softmax_backward_data(do @ v.transpose(1, 2), p, -1, p.dtype)
             if t is not None:

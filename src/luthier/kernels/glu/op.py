@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.kernels.function import Function
+from luthier.kernels.glu import native
+from luthier.kernels.rowwise import library_for
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
@@ -45,6 +47,8 @@ def _forward(gate_up: Tensor, activation: Activation) -> Tensor:
         from luthier.kernels.glu.triton import forward as launch
 
         return launch(gate_up, activation)
+    if activation in native.ACTIVATIONS and (library := library_for(gate_up)):
+        return native.forward(library, gate_up, activation)
     gate, up = gate_up.chunk(2, dim=-1)
     return _act(gate, activation).mul_(up)
 
@@ -55,6 +59,10 @@ def _backward(dh: Tensor, gate_up: Tensor, activation: Activation) -> None:
         from luthier.kernels.glu.triton import backward as launch
 
         launch(dh.contiguous(), gate_up, activation)
+        torch.autograd.graph.increment_version(gate_up)
+        return
+    if activation in native.ACTIVATIONS and (library := library_for(dh := dh.contiguous(), gate_up)):
+        native.backward(library, dh, gate_up, activation)
         torch.autograd.graph.increment_version(gate_up)
         return
     gate, up = gate_up.chunk(2, dim=-1)

@@ -7,11 +7,7 @@ that model no faster.
 """
 
 import ctypes
-import hashlib
-import platform
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from luthier.core.hardware import cpu
 from luthier.core.paths import cache_dir
+from luthier.kernels.native import Missing as Missing
+from luthier.kernels.native import compiled
 from luthier.kernels.nf4.tables import dynamic_values, nf4_values
 
 if TYPE_CHECKING:
@@ -32,7 +29,6 @@ SOURCE = Path(__file__).with_name("native.c")
 OPTIONS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 CHUNK, NESTED_BLOCK = 64, 256  # as in native.c
 LINE = 2**14  # numbers that a contiguous tensor is unpacked at a time
-SECONDS = 120  # that a compiler may take; it needs one or two
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -42,13 +38,6 @@ class Native:
 
     library: ctypes.CDLL
     lanes: int
-
-
-@dataclass(frozen=True)
-class Missing:
-    """There is no library, and why, in a few words."""
-
-    why: str
 
 
 class Part(ctypes.Structure):
@@ -75,49 +64,10 @@ def loaded() -> Native | Missing:
 def build(
     folder: Path, compiler: str | None, options: Sequence[str] = OPTIONS, source: Path = SOURCE
 ) -> Native | Missing:
-    """Load the library from `folder`, where it is compiled first unless it is there.
-
-    Its name has the hash of all that it depends on: source, compiler, options and processor. It is renamed into place
-    whole, so processes that compile at once do not disturb each other.
-
-    Args:
-        folder: where libraries are kept; made when needed.
-        compiler: the program; None where there is none.
-        options: what it is called with.
-        source: of the library.
-    """
-    if compiler is None:
-        return Missing("no C compiler (cc) was found")
-    try:
-        version = _run(compiler, "--version")
-        facts = cpu()
-        made_of = (source.read_text(), version, *options, platform.machine(), facts.name, *sorted(facts.flags))
-        library = folder / f"nf4-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]}.so"
-        if not library.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                made = Path(temporary) / library.name
-                _run(compiler, *options, "-o", str(made), str(source))
-                made.replace(library)
-        return _load(library)
-    except subprocess.CalledProcessError as error:
-        said = next((line for line in error.stderr.splitlines() if "error" in line), "")
-        return Missing(f"{compiler} failed: {said}" if said else f"{compiler} failed")
-    except subprocess.TimeoutExpired:
-        return Missing(f"{compiler} took more than {SECONDS} s")
-    except OSError as error:
-        return Missing(str(error))
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=True, timeout=SECONDS
-    )
-    return done.stdout
-
-
-def _load(file: Path) -> Native:
-    library = ctypes.CDLL(str(file))
+    """The library of `source`; folder, compiler and options are as in `compiled`."""
+    library = compiled("nf4", [source], options, folder, compiler)
+    if isinstance(library, Missing):
+        return library
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.luthier_nf4_multiply.argtypes = [pointer] * 4 + [number] * 5 + [ctypes.c_int]
     library.luthier_nf4_multiply.restype = ctypes.c_int

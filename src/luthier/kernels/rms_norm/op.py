@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from luthier.kernels.function import Function
+from luthier.kernels.rms_norm import native
+from luthier.kernels.rowwise import library_for
 
 
 def _forward(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, plus_one: bool) -> tuple[Tensor, ...]:
@@ -22,6 +24,9 @@ def _forward(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, plus_o
         from luthier.kernels.rms_norm.triton import forward as launch
 
         return launch(x.contiguous(), None if delta is None else delta.contiguous(), weight, eps, plus_one)
+    x, delta = x.contiguous(), None if delta is None else delta.contiguous()
+    if library := library_for(x, weight, *([] if delta is None else [delta])):
+        return native.forward(library, x, delta, weight, eps, plus_one)
     if delta is not None:
         x = x + delta
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -38,6 +43,9 @@ def _backward(dy: Tensor, dx: Tensor | None, x: Tensor, weight: Tensor, rstd: Te
         from luthier.kernels.rms_norm.triton import backward as launch
 
         return launch(dy.contiguous(), None if dx is None else dx.contiguous(), x, weight, rstd, plus_one)
+    dy, dx = dy.contiguous(), None if dx is None else dx.contiguous()
+    if library := library_for(x, weight, dy, *([] if dx is None else [dx])):
+        return native.backward(library, dy, dx, x, weight, rstd, plus_one)
     wide, factor = x.to(rstd.dtype), weight.to(rstd.dtype)
     g = dy * (1 + factor if plus_one else factor)  # (T, D), in rstd's dtype
     mean = torch.linalg.vecdot(g, wide).div_(x.shape[-1]).unsqueeze(-1)  # (T, 1)

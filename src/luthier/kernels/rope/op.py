@@ -5,12 +5,15 @@ A turn is undone by the turn by the negative angle, so the backward of RoPE alon
 needs its input: with it the result is a new tensor and the linear's output is kept. Derivative of the norm: `rms_norm`.
 """
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.kernels.function import Function
+from luthier.kernels.rope import native
+from luthier.kernels.rowwise import library_for
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -28,6 +31,17 @@ def _fused(qkv: Tensor) -> bool:
     return qkv.is_cuda and qkv.dtype != torch.float64
 
 
+def _in_c(qkv: Tensor, cos: Tensor, sin: Tensor) -> ctypes.CDLL | None:
+    """The library where it takes rows qkv and their angles."""
+    return library_for(qkv) if cos.dtype == sin.dtype == torch.float32 else None
+
+
+def _norms_in_c(qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor, k_norm: Tensor) -> ctypes.CDLL | None:
+    """The library where it takes rows qkv, their angles, and norms of their heads."""
+    fits = cos.dtype == sin.dtype == torch.float32 and q_norm.numel() <= native.MOST
+    return library_for(qkv, q_norm, k_norm) if fits else None
+
+
 class _Rope(Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int) -> Tensor:
@@ -35,6 +49,8 @@ class _Rope(Function):
             from luthier.kernels.rope.triton import turn as launch
 
             launch(qkv, qkv, cos, sin, num_heads, size, back=False)
+        elif library := _in_c(qkv, cos, sin):
+            native.turn(library, qkv, qkv, cos.contiguous(), sin.contiguous(), num_heads, size, back=False)
         else:
             _turn(qkv[:, : num_heads * size].unflatten(1, (num_heads, size)), cos, sin)
         ctx.save_for_backward(cos, sin)
@@ -51,6 +67,9 @@ class _Rope(Function):
             dqkv = dqkv.contiguous()
             out = torch.empty_like(dqkv)
             launch(dqkv, out, cos, sin, num_heads, size, back=True)
+        elif library := _in_c(dqkv := dqkv.contiguous(), cos, sin):
+            out = torch.empty_like(dqkv)
+            native.turn(library, dqkv, out, cos.contiguous(), sin.contiguous(), num_heads, size, back=True)
         else:
             out = dqkv.clone(memory_format=torch.contiguous_format)
             _turn(out[:, : num_heads * size].unflatten(1, (num_heads, size)), cos, -sin)
@@ -122,6 +141,9 @@ class _NormRope(Function):
 
             qkv = qkv.contiguous()
             out, rstd = launch(qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
+        elif library := _norms_in_c(qkv := qkv.contiguous(), cos, sin, q_norm, k_norm):
+            cos, sin = cos.contiguous(), sin.contiguous()
+            out, rstd = native.norm_turn(library, qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
         else:
             out, rstd = _norm_turn(qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
         ctx.save_for_backward(qkv, rstd, cos, sin, q_norm, k_norm)
@@ -134,6 +156,8 @@ class _NormRope(Function):
             from luthier.kernels.rope.triton import norm_turn_backward as launch
 
             dqkv = launch(dout.contiguous(), *ctx.saved_tensors, ctx.heads, ctx.plus_one)
+        elif library := _norms_in_c(dout := dout.contiguous(), *ctx.saved_tensors[2:]):
+            dqkv = native.norm_turn_backward(library, dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
         else:
             dqkv = _norm_turn_backward(dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
         return dqkv, *[None] * 7

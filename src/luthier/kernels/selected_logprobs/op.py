@@ -21,6 +21,8 @@ from torch import Tensor
 
 from luthier.kernels.frozen_linear import FrozenWeight
 from luthier.kernels.function import Function
+from luthier.kernels.rowwise import library_for
+from luthier.kernels.selected_logprobs import native
 
 CPU_ROWS = 256
 # The float32 work (exp, sum) runs on slices that stay in the cache of a CPU core; on a GPU a chunk is one launch.
@@ -59,6 +61,9 @@ def _rows(logits: Tensor, targets: Tensor, out: Tensor, softcap: float | None, g
         from luthier.kernels.selected_logprobs.triton import rows as launch
 
         launch(logits, targets, out, softcap, gradient)
+        return
+    if library := library_for(logits):
+        native.rows(library, logits, targets.contiguous(), out, softcap, gradient)
         return
     for part, target, logp in zip(*(x.split(CPU_SLICE_ROWS) for x in (logits, targets, out)), strict=True):
         wide = part.to(out.dtype)  # a copy, unless the dtypes agree and the logits themselves may be overwritten
