@@ -8,11 +8,18 @@ import pytest
 from helpers_runs import make_chat_model, write_conversations
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where C is compiled to, once for all tests: it takes seconds, and is the same for all."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Path) -> Path:
     """A home folder of this test's own, so that model store and cache are empty; child processes see it too."""
     folder = tmp_path / "home"
-    folder.mkdir()
+    (folder / ".luthier" / "cache").mkdir(parents=True)
+    (folder / ".luthier" / "cache" / "native").symlink_to(compiled)
     monkeypatch.setenv("HOME", str(folder))
     return folder
 

@@ -15,6 +15,7 @@ import torch
 from luthier.core.errors import RunError
 from luthier.core.files import hash_file, hash_json
 from luthier.core.hardware import cpu
+from luthier.models.device import row_ops_on_cpu
 from luthier.models.folder import shard_files
 from luthier.stages.check import Check
 from luthier.stages.prepare import Prepared
@@ -32,7 +33,7 @@ NOT_FACTS = frozenset(
 # The saved state is a state of these: with others it does not fit, or means something else.
 FIXED = frozenset(("lora_r", "lora_alpha", "lora_targets", "rslora", "dora", "adapter_dtype", "optim"))
 # Can change the last bits of a result and nothing that a person means; told, not refused.
-TOLD = ("versions", "processor", "threads")
+TOLD = ("versions", "processor", "threads", "row_ops")
 # The order of rows follows from these.
 _ORDER = frozenset(("data", "seed", "batch_tokens", "num_epochs", "max_steps"))
 
@@ -66,6 +67,7 @@ def run_facts(checked: Check, *, base: Mapping[str, str] | None = None) -> dict[
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "processor": torch.cuda.get_device_name() if on_gpu else cpu().name,
         "threads": torch.get_num_threads(),
+        "row_ops": "" if on_gpu else row_ops_on_cpu().partition(",")[0],
     }
 
 
