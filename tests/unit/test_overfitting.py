@@ -69,6 +69,19 @@ def test_two_in_a_row_are_an_alarm_and_patience_ends_the_run() -> None:
     assert (val.rows, val.groups) == (ROWS, ROWS)
 
 
+@pytest.mark.parametrize(("last", "times"), [(31, 1), (34, 1), (35, 2), (40, 2)])
+def test_a_validation_just_after_another_is_no_second_witness(last: int, times: int) -> None:
+    """The last of a run may come a step after the one before."""
+    points = dict(zip([0, 10, 20, 30, last], course(RISING[:5], FALLING[:5]), strict=True))
+    state: dict[str, Any] = {}
+    found = [
+        OverfitWatch(state, ([""] * ROWS, [""] * ROWS), patience=3, read=points.get).add(step, now)
+        for step, now in points.items()
+    ]
+    assert (found[3].times, found[4].times, found[4].since) == (1, times, 30)
+    assert bool(found[3].text) and bool(found[4].text) == (times == 2)
+
+
 def test_the_interval_allows_for_the_best_of_those_before() -> None:
     points = course(RISING, FALLING)
     found, _ = watch(points)

@@ -86,7 +86,7 @@ class OverfitWatch:
         if not state:
             state.update(course=[], times=0, since=0, best=step, anchor=step, flat=0, stalled=False)
             remarks = self._at_first(now, step)
-        best, picked = self._best(), max(1, len(state["course"]))
+        best, picked, again = self._best(), max(1, len(state["course"])), self._again(step)
         state["course"].append([step, now.val.mean, now.probe.mean])
         if best is None:  # the first validation, or all before it are lost
             state.update(times=0, since=0, best=step, anchor=step, flat=0)
@@ -94,8 +94,8 @@ class OverfitWatch:
         best_step, before = best
         val, probe = self._changes(before, now, picked)
         if val.rose and probe.fell:
-            state["times"] += 1
-            state["since"] = step if state["times"] == 1 else state["since"]
+            state["times"] += 0 if again else 1
+            state["since"] = step if state["times"] == 1 and not again else state["since"]
         else:
             state.update(times=0, since=0)
         state["best"] = step if now.val.mean < before.val.mean else best_step
@@ -103,12 +103,17 @@ class OverfitWatch:
         times = state["times"]
         stop = self.patience > 0 and times >= ALARM_AFTER + self.patience
         text = ""
-        if times in (1, ALARM_AFTER) or stop:
+        if (times in (1, ALARM_AFTER) or stop) and not again:
             left = ALARM_AFTER + self.patience - times if self.patience else None
             text = overfit_text(
                 val, probe, best_step, picked=picked, times=times, alarm=times >= ALARM_AFTER, left=left
             )
         return Overfit(times, state["since"], best_step, picked, val, probe, stop, text, tuple(remarks))
+
+    def _again(self, step: int) -> bool:
+        """Whether the validation before was so near, as at the end of a run, that this one says the same once more."""
+        steps = [at for at, _, _ in self.state["course"][-2:]]
+        return len(steps) == 2 and 2 * (step - steps[1]) < steps[1] - steps[0]
 
     def _best(self) -> tuple[int, Measured] | None:
         """The best validation so far; where its losses are lost, the best of those that are not."""
