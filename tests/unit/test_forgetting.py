@@ -1,10 +1,16 @@
 """The rule on forgetting: what is judged bad, when it is acted upon, and in which order."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from luthier.data.render import Row
+from luthier.evaluate.choices import load_items
+from luthier.recipe import Recipe
+from luthier.stages.forgetting import ForgettingWatch
 from luthier.stages.forgetting_rule import (
     BAD,
     KEPT,
@@ -17,6 +23,7 @@ from luthier.stages.forgetting_rule import (
     judge,
     told,
 )
+from luthier.stages.general import General
 from luthier.train.progress import Progress
 
 ROWS, QUESTIONS, TARGETS = 64, 144, 24
@@ -130,7 +137,70 @@ def test_the_target_is_compared_with_the_evaluation_before() -> None:
     lost = judge(BASE, measured(right=72, target=1.2), GROUPS, budget=0.08, seed=0, before=first)
     assert lost.verdict == WARNING and lost.idle, "but not where answers are surely lost"
     gains = judge(BASE, measured(right=72, target=1.0), GROUPS, budget=0.08, seed=0, before=first)
-    assert not gains.idle
+    assert gains.gained and not gains.idle and not lost.gained
+    same = judge(
+        BASE, measured(right=72, target=1.2), GROUPS, budget=0.08, seed=0, before=measured(right=72, target=1.2)
+    )
+    assert not same.idle, "what was lost before the last gain does not count again"
+    recovers = judge(
+        BASE, measured(rise=0.12, target=1.2), GROUPS, budget=0.08, seed=0, before=measured(rise=0.3, target=1.2)
+    )
+    assert recovers.verdict == BAD and not recovers.idle, "replay brings it back"
+
+
+# The watch
+
+
+def watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, course: list[Measured]
+) -> tuple[list[list[dict[str, Any]]], list[int | None]]:
+    """The events of each evaluation, where the base is BASE and `course` is measured after it, every 10 steps; and at
+    which step the target had last surely gained."""
+    rows = [Row(np.arange(21, dtype=np.int32), np.arange(21) > 0, group, group, "") for group in GROUPS[0]]
+    target = [Row(np.arange(31, dtype=np.int32), np.arange(31) > 0, group, group, "") for group in GROUPS[1]]
+    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
+    watch = ForgettingWatch(
+        recipe, General(rows, [], load_items(), "", [], ""), target, None, run_dir=tmp_path, micro_batch_tokens=64
+    )
+    left = [BASE, *course]
+    monkeypatch.setattr(watch, "measure", lambda *given, **more: left.pop(0))
+    (tmp_path / "general").mkdir()
+    watch.before(None)
+    progress, found, gained = Progress(replay_share=0.05), [], []
+    for number in range(1, len(course) + 1):
+        progress.step = 10 * number
+        events, stop = watch.at(progress, None, None)
+        found.append([*events, {"event": "stop"}] if stop else events)
+        gained.append(progress.watch["forgetting"].get("best"))
+    return found, gained
+
+
+def test_small_gains_add_up_and_a_plateau_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are lost at first; the target gains a little each time, none surely, and then stands."""
+    losses = [1.95 - 0.01 * n for n in range(10)] + [1.85] * 4
+    course = [measured(right=72, target=loss, seed=n) for n, loss in enumerate(losses)]
+    found, gained = watched(tmp_path, monkeypatch, course)
+    assert gained[0] == gained[1] == 10 and 2 <= len(set(gained)) <= 5, (
+        "a gain that is not sure is counted on from before"
+    )
+    assert not any(event["event"] in ("stop", "action") for events in found for event in events)
+
+
+def test_answers_that_go_on_being_lost_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a first gain of the target; that evaluation is what the next ones are compared with."""
+    found, gained = watched(tmp_path, monkeypatch, [measured(right=n, target=1.5, seed=n) for n in (78, 70, 66)])
+    assert [any(event["event"] == "stop" for event in events) for events in found] == [False, False, True]
+    assert gained == [10, 10, 10]
+
+
+def test_a_lost_measurement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = ForgettingWatch._write
+    monkeypatch.setattr(
+        ForgettingWatch, "_write", lambda self, name, now: write(self, name, now) if name == "base" else None
+    )
+    found, _ = watched(tmp_path, monkeypatch, [measured(target=1.5), measured(target=1.4), measured(target=1.3)])
+    told = [event["text"] for events in found for event in events if event["event"] == "warning"]
+    assert len(told) == 2 and all("lost or damaged" in text for text in told)
 
 
 # The ladder

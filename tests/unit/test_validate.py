@@ -145,6 +145,9 @@ def test_the_longest_microstep_runs_and_too_little_memory_is_told(run: Run, monk
     long = Row(np.tile(replay[0].ids, 40), np.tile(replay[0].mask, 40), "long", "long", "long")
     try_longest(run.decoder, run.adapter, run.train, STEPS, replay=[*replay, long], micro_batch_tokens=max(sizes))
     assert seen[2] == len(long.ids) > max(sizes), "or is longer alone"
+    more = {"replay": [*replay, long], "micro_batch_tokens": len(long.ids) + len(replay[0].ids)}
+    try_longest(run.decoder, run.adapter, run.train, STEPS, **more)
+    assert seen[3] > len(long.ids), "and others come beside it"
 
     def none_left(*args: Any, **more: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")

@@ -30,6 +30,7 @@ from luthier.train.progress import Progress
 TARGET_ROWS, TARGET_TOKENS = 24, 4096  # rows of the new task on which the distance from the base is measured
 OWN_TIMES = 8  # budgets, where the general texts are the base's own; see `forgetting_rule`
 STATE = "forgetting"  # in `progress.watch`
+LOST = "the measurement that the target's gain is counted from is lost or damaged: it is counted from here on"
 
 
 class ForgettingWatch:
@@ -111,10 +112,16 @@ class ForgettingWatch:
         state = progress.watch.setdefault(STATE, {})
         best = self.known(state["best"]) if "best" in state else None
         judgement = self.judged(now, before=best)
-        if _better(now, best or self.base):
+        lost = "best" in state and best is None
+        if judgement.gained or lost:
             state["best"] = progress.step
         text = told(self.base, now, judgement, budget=self.budget)
         events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
+        if lost:
+            told_lost = (
+                "the measurement that the target's gain is counted from is lost or damaged: it is counted from here"
+            )
+            events.append({"event": "warning", "text": told_lost})
         action = None if last else act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
         if action is None:
             return events, ""
@@ -132,7 +139,7 @@ class ForgettingWatch:
         return self._read(f"step-{step:06d}")
 
     def judged(self, now: Measured, *, before: Measured | None = None) -> Judgement:
-        """Compare with the base; `before` has the best target so far, None is the base."""
+        """Compare with the base; `before` is the last evaluation at which the target had gained, None the base."""
         groups = [row.group for row in self.general.probe_rows], [row.group for row in self._target]
         return judge(self.base, now, groups, budget=self.budget, seed=self._seed, before=before)
 
@@ -221,11 +228,6 @@ class ForgettingWatch:
         sizes = len(self.general.probe_rows), len(self.general.choices), len(self._target)
         whole = (len(measured.nll), len(measured.right), len(measured.kl)) == sizes
         return measured if whole else None
-
-
-def _better(now: Measured, best: Measured) -> bool:
-    """Whether the target's loss is lower."""
-    return now.target_loss is not None and best.target_loss is not None and now.target_loss < best.target_loss
 
 
 def _change(change: Change | None) -> float | None:

@@ -12,8 +12,8 @@ questions right where it had 80. The budget for such texts is eight times as lar
 How far the next-token distribution has moved on the new task, and the loss there, are measured beside them: the first
 is shown, the second tells forgetting that buys something from forgetting that does not. Where labels are wrong the loss
 on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on. So
-answers that are surely lost, by however little, weigh as much as a bad evaluation where the task has not got better
-meanwhile.
+answers that are surely lost, by however little, weigh as much as a bad evaluation where more of them were lost since
+the task was last surely better.
 """
 
 from collections.abc import Sequence
@@ -59,11 +59,6 @@ class Measured:
     positions: np.ndarray
 
     @property
-    def target_loss(self) -> float | None:
-        """Nats a label token of the new task's rows, None without such rows."""
-        return float(self.target_nll.sum() / self.target_tokens.sum()) if len(self.target_nll) else None
-
-    @property
     def loss(self) -> float | None:
         """Nats a general label token, None without such rows."""
         return float(self.nll.sum() / self.tokens.sum()) if len(self.nll) else None
@@ -80,7 +75,9 @@ class Judgement:
         kl: KL from the base there, nats a position.
         verdict: KEPT, WARNING, BAD or UNKNOWN.
         surely: the general loss is beyond `SURELY_TIMES` budgets with its whole interval.
-        idle: too much was forgotten, or answers are surely lost, and the target is not surely better than it was.
+        gained: the target is surely better than at its best before.
+        idle: it is not, and more was forgotten since: too much was, and the general loss has not surely recovered; or
+            answers are surely lost, and more of them than then.
         inside: the estimates are inside the budget.
     """
 
@@ -90,6 +87,7 @@ class Judgement:
     kl: Change | None
     verdict: str
     surely: bool
+    gained: bool
     idle: bool
     inside: bool
 
@@ -106,13 +104,13 @@ def judge(
     """Compare with the base.
 
     Args:
-        before: the evaluation with the best target so far; None is the base.
+        before: the last evaluation at which the target had surely gained; None is the base.
         groups: of the general rows and of the new task's rows.
         budget: what the general loss may rise, nats a token.
     """
     warn = WARN_SHARE * budget
     if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.kl)):
-        return Judgement(None, None, None, None, BAD, surely=True, idle=False, inside=False)
+        return Judgement(None, None, None, None, BAD, surely=True, gained=False, idle=False, inside=False)
 
     def loss(tests: int = 1) -> Change | None:
         if not len(base.nll):
@@ -139,8 +137,8 @@ def judge(
     # Holm: of two tests the surest is held to half of the 5 %; whether any is bad is decided there.
     bad = too_much(tests=2) or fewer(tests=2)
     target = since = kl = None
+    earlier = base if before is None else before
     if len(base.target_nll):
-        earlier = base if before is None else before
         target = paired_change(base.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         since = paired_change(earlier.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         kl = paired_change(np.zeros(len(now.kl)), now.kl, now.positions, groups[1], seed=seed)
@@ -148,6 +146,9 @@ def judge(
     cannot = general is not None and general.interval is None  # too few general texts for a judgement
     verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if rose or lost else KEPT
     within = general is None or cannot or general.change <= budget
+    recovers = bool(len(base.nll)) and paired_change(earlier.nll, now.nll, base.tokens, groups[0], seed=seed).fell
+    fewer_since = bool(len(base.right)) and now.right.mean() - earlier.right.mean() < CHOICES_WARN
+    stands = since is not None and since.interval is not None and not since.fell
     return Judgement(
         loss=general,
         right=answers,
@@ -155,7 +156,8 @@ def judge(
         kl=kl,
         verdict=verdict,
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
-        idle=(bad or lost) and since is not None and since.interval is not None and not since.fell,
+        gained=since is not None and since.fell,
+        idle=stands and ((bad and not recovers) or (lost and fewer_since)),
         inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
     )
 

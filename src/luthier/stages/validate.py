@@ -274,11 +274,11 @@ def try_longest(
     some = [rows[i] for i in longest]
     room = micro_batch_tokens - sum(len(row.ids) for row in some)
     for row in sorted(replay, key=lambda row: -len(row.ids)):
-        if len(row.ids) > sum(len(other.ids) for other in some):
-            some, room = [row], 0
-        elif len(row.ids) <= room:
+        if len(row.ids) <= room:
             some.append(row)
             room -= len(row.ids)
+        elif len(row.ids) > sum(len(other.ids) for other in some):
+            some, room = [row], micro_batch_tokens - len(row.ids)
     tokens, label_tokens = sum(len(row.ids) for row in some), sum(int(row.mask.sum()) for row in some)
     alone = StepRows(0, [some], [[False] * len(some)], tokens, label_tokens, 0, 0, 0.0)
     try:
