@@ -28,7 +28,7 @@ from luthier.kernels.rope import native as turning
 from luthier.kernels.selected_logprobs import naive as logprobs_naive
 from luthier.kernels.selected_logprobs import native as logprobs
 
-FORMS = {"of this processor": (), "AVX2": ("-mno-avx512f",), "plain": ("-fno-tree-vectorize",)}
+FORMS = {"of this processor": (), "AVX2": ("-mno-avx512f",), "plain": ("-fno-tree-vectorize", "-fno-openmp-simd")}
 DTYPES = st.sampled_from(rowwise.DTYPES)
 SIZES = st.sampled_from([1, 2, 7, 16, 31, 64, 123, 1031])  # whole vectors and what is left of them
 PLACE = "cpu:0"  # "cpu" stands for Triton's interpreter, which is granted more
@@ -258,6 +258,37 @@ def test_more_threads_are_torchs_own_and_change_no_bit(made: ctypes.CDLL) -> Non
     finally:
         torch.set_num_threads(threads)
     assert rowwise.threads_for(100) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 200])
+def test_all_of_torchs_threads_get_their_rows(made: ctypes.CDLL, rows: int) -> None:
+    """Or none: for a smaller team than torch's own, libgomp would end threads and start them again."""
+    torch_library, threads = ctypes.CDLL(torch._C.__file__), torch.get_num_threads()
+    real = [getattr(torch_library, name) for name in rowwise.OPENMP]
+    pointer, number = ctypes.c_void_p, ctypes.c_uint
+    real[0].argtypes, real[0].restype = [pointer, pointer, number, number], None
+    teams, seen = [], set()
+
+    @ctypes.CFUNCTYPE(None, pointer, pointer, number, number)
+    def parallel(work: int, data: int, asked: int, flags: int) -> None:
+        teams.append(asked)
+        real[0](work, data, asked, flags)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int)
+    def thread_number() -> int:
+        seen.add(real[1]())
+        return real[1]()
+
+    packed = randn(rows, 2 * 2 * rowwise.GRAIN // min(rows, 2), dtype=torch.float32)
+    expected = glu.forward(made, packed, "silu")
+    try:
+        torch.set_num_threads(3)
+        made.luthier_set_threads(*(ctypes.cast(function, pointer) for function in (parallel, thread_number, real[2])))
+        assert torch.equal(glu.forward(made, packed, "silu"), expected)
+    finally:
+        made.luthier_set_threads(*(ctypes.cast(function, pointer) for function in real))
+        torch.set_num_threads(threads)
+    assert teams == [3] and seen == {0, 1, 2}
     if (maps := Path("/proc/self/maps")).is_file():
         files = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libomp" in line}
         assert len([file for file in files if "/torch/" in file]) <= 1

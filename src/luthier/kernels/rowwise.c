@@ -30,7 +30,6 @@ static void own_part(void *data) {
 }
 
 void luthier_over_rows(Work *work, const void *given, int64_t rows, int64_t threads) {
-    if (threads > rows) threads = rows;
     if (threads < 2) {
         work(given, 0, rows);
         return;

@@ -68,7 +68,7 @@ ALWAYS float exp_of_negative(float x) {
     return x < -87.0f ? 0.0f : result;
 }
 
-/* Calls `work` with all rows once, in ranges that torch's threads share: at most `threads` of them. */
+/* Calls `work` with all rows once, in ranges that torch's threads share: at most `threads` of them. A range may be empty. */
 typedef void Work(const void *given, int64_t first, int64_t last);
 void luthier_over_rows(Work *work, const void *given, int64_t rows, int64_t threads);
 

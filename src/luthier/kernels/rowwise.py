@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from luthier.core.paths import cache_dir
-from luthier.kernels.native import Missing, compiled
+from luthier.kernels.native import Missing, compiled, library_folder
 
 HERE = Path(__file__).parent
 OPS = ("attention", "glu", "rms_norm", "rope", "selected_logprobs")
@@ -33,10 +32,10 @@ OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 @cache
 def loaded() -> ctypes.CDLL | Missing:
     """The library for this processor, from the cache or compiled into it; once a process."""
-    return build(cache_dir() / "native", shutil.which("cc"))
+    return build(library_folder(), shutil.which("cc"))
 
 
-def build(folder: Path, compiler: str | None, options: Sequence[str] = OPTIONS) -> ctypes.CDLL | Missing:
+def build(folder: Path | None, compiler: str | None, options: Sequence[str] = OPTIONS) -> ctypes.CDLL | Missing:
     """The library with torch's threads; the arguments are as in `compiled`."""
     if not torch.backends.openmp.is_available():
         return Missing("this torch has no OpenMP")
@@ -78,5 +77,6 @@ def library_for(*tensors: Tensor) -> ctypes.CDLL | None:
 
 
 def threads_for(numbers: int) -> int:
-    """How many threads share the work on so many numbers."""
-    return 1 if numbers < 2 * GRAIN else min(torch.get_num_threads(), numbers // GRAIN)
+    """How many threads share the work on so many numbers: one or all. For a smaller team libgomp would end the others,
+    and torch's next op would have to start them again."""
+    return 1 if numbers < 2 * GRAIN else torch.get_num_threads()

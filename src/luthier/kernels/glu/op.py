@@ -13,6 +13,7 @@ With σ the logistic function:
     gelu(x) ≈ x·σ(2u), u = √(2/π)·(x + 0.044715·x³)     gelu'(x) ≈ σ + x·σ·(1 − σ)·2u'      since (1 + tanh u)/2 = σ(2u)
 """
 
+import ctypes
 from typing import Any, Literal
 
 import torch
@@ -41,13 +42,19 @@ def _act_backward(dy: Tensor, gate: Tensor, activation: Activation, out: Tensor)
         torch.ops.aten.gelu_backward.grad_input(dy, gate, approximate=approximate, grad_input=out)
 
 
+def _in_c(gate_up: Tensor, h: tuple[int, ...], activation: Activation, *others: Tensor) -> ctypes.CDLL | None:
+    """The library where it takes gate_up, and `h` is the shape of the result."""
+    fits = activation in native.ACTIVATIONS and len(h) == 2 and gate_up.shape == (h[0], 2 * h[1])
+    return library_for(gate_up, *others) if fits else None
+
+
 def _forward(gate_up: Tensor, activation: Activation) -> Tensor:
     """(T, 2F) → (T, F)."""
     if gate_up.is_cuda and gate_up.dtype != torch.float64:
         from luthier.kernels.glu.triton import forward as launch
 
         return launch(gate_up, activation)
-    if activation in native.ACTIVATIONS and (library := library_for(gate_up)):
+    if library := _in_c(gate_up, (len(gate_up), gate_up.shape[-1] // 2), activation):
         return native.forward(library, gate_up, activation)
     gate, up = gate_up.chunk(2, dim=-1)
     return _act(gate, activation).mul_(up)
@@ -61,7 +68,7 @@ def _backward(dh: Tensor, gate_up: Tensor, activation: Activation) -> None:
         launch(dh.contiguous(), gate_up, activation)
         torch.autograd.graph.increment_version(gate_up)
         return
-    if activation in native.ACTIVATIONS and (library := library_for(dh := dh.contiguous(), gate_up)):
+    if library := _in_c(gate_up, dh.shape, activation, dh := dh.contiguous()):
         native.backward(library, dh, gate_up, activation)
         torch.autograd.graph.increment_version(gate_up)
         return

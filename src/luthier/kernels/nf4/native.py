@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from luthier.core.paths import cache_dir
 from luthier.kernels.native import Missing as Missing
-from luthier.kernels.native import compiled
+from luthier.kernels.native import compiled, library_folder
 from luthier.kernels.nf4.tables import dynamic_values, nf4_values
 
 if TYPE_CHECKING:
@@ -58,11 +57,11 @@ class Part(ctypes.Structure):
 @cache
 def loaded() -> Native | Missing:
     """The library for this processor, from the cache or compiled into it; once a process."""
-    return build(cache_dir() / "native", shutil.which("cc"))
+    return build(library_folder(), shutil.which("cc"))
 
 
 def build(
-    folder: Path, compiler: str | None, options: Sequence[str] = OPTIONS, source: Path = SOURCE
+    folder: Path | None, compiler: str | None, options: Sequence[str] = OPTIONS, source: Path = SOURCE
 ) -> Native | Missing:
     """The library of `source`; folder, compiler and options are as in `compiled`."""
     library = compiled("nf4", [source], options, folder, compiler)

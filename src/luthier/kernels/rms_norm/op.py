@@ -8,6 +8,7 @@ Where x is a residual stream, x = stream + delta, the sum is made in the same pa
 way of the stream is added to dx in the same pass: stream and delta both get the total.
 """
 
+import ctypes
 from typing import Any
 
 import torch
@@ -18,6 +19,13 @@ from luthier.kernels.rms_norm import native
 from luthier.kernels.rowwise import library_for
 
 
+def _in_c(x: Tensor, weight: Tensor, *others: Tensor | None) -> ctypes.CDLL | None:
+    """The library where it takes rows x, their weight, and what is there of others of x's shape."""
+    alike = [x, *(other for other in others if other is not None)]
+    fits = x.dim() == 2 and weight.shape == x.shape[1:] and all(other.shape == x.shape for other in alike)
+    return library_for(weight, *alike) if fits else None
+
+
 def _forward(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, plus_one: bool) -> tuple[Tensor, ...]:
     """The sum (T, D) (x itself without delta), the normed sum (T, D), and 1/rms (T, 1) in float32."""
     if x.is_cuda and x.dtype != torch.float64:
@@ -25,7 +33,7 @@ def _forward(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, plus_o
 
         return launch(x.contiguous(), None if delta is None else delta.contiguous(), weight, eps, plus_one)
     x, delta = x.contiguous(), None if delta is None else delta.contiguous()
-    if library := library_for(x, weight, *([] if delta is None else [delta])):
+    if library := _in_c(x, weight, delta):
         return native.forward(library, x, delta, weight, eps, plus_one)
     if delta is not None:
         x = x + delta
@@ -44,7 +52,7 @@ def _backward(dy: Tensor, dx: Tensor | None, x: Tensor, weight: Tensor, rstd: Te
 
         return launch(dy.contiguous(), None if dx is None else dx.contiguous(), x, weight, rstd, plus_one)
     dy, dx = dy.contiguous(), None if dx is None else dx.contiguous()
-    if library := library_for(x, weight, dy, *([] if dx is None else [dx])):
+    if library := _in_c(x, weight, dy, dx):
         return native.backward(library, dy, dx, x, weight, rstd, plus_one)
     wide, factor = x.to(rstd.dtype), weight.to(rstd.dtype)
     g = dy * (1 + factor if plus_one else factor)  # (T, D), in rstd's dtype

@@ -31,15 +31,39 @@ def _fused(qkv: Tensor) -> bool:
     return qkv.is_cuda and qkv.dtype != torch.float64
 
 
-def _in_c(qkv: Tensor, cos: Tensor, sin: Tensor) -> ctypes.CDLL | None:
+def _angles_fit(qkv: Tensor, cos: Tensor, sin: Tensor, size: int) -> bool:
+    """Whether C takes these angles for rows of heads of `size` numbers."""
+    return (
+        qkv.dim() == cos.dim() == 2
+        and size > 0
+        and qkv.shape[1] % size == 0
+        and len(cos) == len(qkv)
+        and 2 * cos.shape[1] <= size
+        and cos.shape == sin.shape
+        and cos.dtype == sin.dtype == torch.float32
+        and cos.device == sin.device == qkv.device
+    )
+
+
+def _in_c(qkv: Tensor, cos: Tensor, sin: Tensor, num_heads: int, size: int) -> ctypes.CDLL | None:
     """The library where it takes rows qkv and their angles."""
-    return library_for(qkv) if cos.dtype == sin.dtype == torch.float32 else None
+    fits = _angles_fit(qkv, cos, sin, size) and num_heads * size <= qkv.shape[1]
+    return library_for(qkv) if fits else None
 
 
-def _norms_in_c(qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor, k_norm: Tensor) -> ctypes.CDLL | None:
-    """The library where it takes rows qkv, their angles, and norms of their heads."""
-    fits = cos.dtype == sin.dtype == torch.float32 and q_norm.numel() <= native.MOST
-    return library_for(qkv, q_norm, k_norm) if fits else None
+def _norms_in_c(
+    qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor, k_norm: Tensor, heads: tuple[int, int], *others: Tensor
+) -> ctypes.CDLL | None:
+    """The library where it takes rows qkv, their angles, norms of their heads, and others of qkv's shape."""
+    size = q_norm.numel()
+    fits = (
+        size <= native.MOST
+        and q_norm.shape == k_norm.shape == (size,)
+        and _angles_fit(qkv, cos, sin, size)
+        and qkv.shape[1] == (heads[0] + 2 * heads[1]) * size
+        and all(other.shape == qkv.shape for other in others)
+    )
+    return library_for(qkv, q_norm, k_norm, *others) if fits else None
 
 
 class _Rope(Function):
@@ -49,7 +73,7 @@ class _Rope(Function):
             from luthier.kernels.rope.triton import turn as launch
 
             launch(qkv, qkv, cos, sin, num_heads, size, back=False)
-        elif library := _in_c(qkv, cos, sin):
+        elif library := _in_c(qkv, cos, sin, num_heads, size):
             native.turn(library, qkv, qkv, cos.contiguous(), sin.contiguous(), num_heads, size, back=False)
         else:
             _turn(qkv[:, : num_heads * size].unflatten(1, (num_heads, size)), cos, sin)
@@ -67,7 +91,7 @@ class _Rope(Function):
             dqkv = dqkv.contiguous()
             out = torch.empty_like(dqkv)
             launch(dqkv, out, cos, sin, num_heads, size, back=True)
-        elif library := _in_c(dqkv := dqkv.contiguous(), cos, sin):
+        elif library := _in_c(dqkv := dqkv.contiguous(), cos, sin, num_heads, size):
             out = torch.empty_like(dqkv)
             native.turn(library, dqkv, out, cos.contiguous(), sin.contiguous(), num_heads, size, back=True)
         else:
@@ -141,7 +165,7 @@ class _NormRope(Function):
 
             qkv = qkv.contiguous()
             out, rstd = launch(qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
-        elif library := _norms_in_c(qkv := qkv.contiguous(), cos, sin, q_norm, k_norm):
+        elif library := _norms_in_c(qkv := qkv.contiguous(), cos, sin, q_norm, k_norm, heads):
             cos, sin = cos.contiguous(), sin.contiguous()
             out, rstd = native.norm_turn(library, qkv, cos, sin, q_norm, k_norm, heads, eps, plus_one)
         else:
@@ -152,14 +176,15 @@ class _NormRope(Function):
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, rstd, *given = ctx.saved_tensors
         if _fused(dout):
             from luthier.kernels.rope.triton import norm_turn_backward as launch
 
-            dqkv = launch(dout.contiguous(), *ctx.saved_tensors, ctx.heads, ctx.plus_one)
-        elif library := _norms_in_c(dout := dout.contiguous(), *ctx.saved_tensors[2:]):
-            dqkv = native.norm_turn_backward(library, dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
+            dqkv = launch(dout.contiguous(), qkv, rstd, *given, ctx.heads, ctx.plus_one)
+        elif library := _norms_in_c(qkv, *given, ctx.heads, dout := dout.contiguous()):
+            dqkv = native.norm_turn_backward(library, dout, qkv, rstd, *given, ctx.heads, ctx.plus_one)
         else:
-            dqkv = _norm_turn_backward(dout, *ctx.saved_tensors, ctx.heads, ctx.plus_one)
+            dqkv = _norm_turn_backward(dout, qkv, rstd, *given, ctx.heads, ctx.plus_one)
         return dqkv, *[None] * 7
 
 

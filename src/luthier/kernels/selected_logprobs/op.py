@@ -62,7 +62,9 @@ def _rows(logits: Tensor, targets: Tensor, out: Tensor, softcap: float | None, g
 
         launch(logits, targets, out, softcap, gradient)
         return
-    if library := library_for(logits):
+    fits = targets.dtype == torch.int64 and targets.device == logits.device
+    fits &= targets.shape == out.shape == logits.shape[:1]
+    if fits and (library := library_for(logits)):
         native.rows(library, logits, targets.contiguous(), out, softcap, gradient)
         return
     for part, target, logp in zip(*(x.split(CPU_SLICE_ROWS) for x in (logits, targets, out)), strict=True):
