@@ -129,7 +129,8 @@ def line_chart(
     x_ticks = [tick for tick in across if x_low <= tick <= x_high]
     for tick in x_ticks:
         text = f"1e{round(math.log10(tick))}".replace("-", "−") if log_x else tick_text(tick, x_ticks)
-        parts.append(f'<text x="{px(tick):.1f}" y="{floor + 18}" text-anchor="middle">{text}</text>')
+        at = min(px(tick), width - 4.0 * len(text))  # half of a wide font's text still fits
+        parts.append(f'<text x="{at:.1f}" y="{floor + 18}" text-anchor="middle">{text}</text>')
     parts.append(f'<text class="name" x="{width - RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_label)}</text>')
     if log or y_label:
         named = ", ".join(part for part in (y_label and f"↑ {y_label}", "logarithmic scale" if log else "") if part)
