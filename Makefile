@@ -1,11 +1,12 @@
 # make quickstart   fine-tunes a real model on this machine in a few minutes
 # make test         proves the project on this machine
 # make faults       the long run of its kill points, beside `make test`
+# make coverage     which branches of guards and checkpoints their tests reach; 95 % is asked for
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test faults lint test-gpu benchmark benchmark-gpu benchmark-curation clean
+.PHONY: quickstart test faults coverage lint test-gpu benchmark benchmark-gpu benchmark-curation clean
 
 # The three commands a user would type; each run gets a folder of its own.
 quickstart: $(READY) data/python-stdlib.jsonl
@@ -23,6 +24,14 @@ test: $(READY)
 # Every operation of saving, with every way to fail: minutes.
 faults: $(READY)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m faults
+
+WATCHED := */train/guards.py,*/train/checkpoint*.py,*/core/disk.py,*/core/files.py,*/core/lock.py,*/stages/facts.py
+coverage: $(READY)
+	TRITON_INTERPRET=1 $(BIN)/coverage run --branch --source=luthier -m pytest -q -m "not gpu and not faults" \
+		tests/unit/test_guards.py tests/unit/test_checkpoint.py tests/unit/test_core.py tests/unit/test_facts.py \
+		tests/faults/test_guards_run.py tests/faults/test_checkpoint_*.py tests/faults/test_disk_full.py \
+		tests/invariants/test_resume.py
+	$(BIN)/coverage report -m --fail-under=95 --include="$(WATCHED)"
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
