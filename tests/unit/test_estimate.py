@@ -44,10 +44,14 @@ def test_all_that_takes_time_is_counted(chat_model: Path, conversations: Path, t
         {"learning_rate": "auto"},
     ):
         assert seconds(chat_model, conversations, run, **more) > 1.01 * alone, more
+    replays = {"replay_share": 0.05, "general_datasets": [str(general)]}
+    assert seconds(chat_model, conversations, run, **replays) < seconds(
+        chat_model, conversations, run, replay_share=0.05
+    ), "texts that are given need not be written"
     watched = {"max_forgetting": 0.08, "general_datasets": [str(general)]}
     assert seconds(chat_model, conversations, run, **watched) < seconds(
         chat_model, conversations, run, max_forgetting=0.08
-    ), "texts that are given need not be written"
+    )
 
 
 def test_the_work_of_the_training_alone(chat_model: Path, conversations: Path, tmp_path: Path) -> None:

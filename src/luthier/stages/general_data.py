@@ -73,7 +73,7 @@ def divide(
     for key in order:
         side = probe if not probe or len(probe) + len(groups[key]) <= wanted else rest
         side += groups[key]
-    leaks, _ = find_leaks(rest, {PROBE: [held_out(record, record.where) for record in probe]}) if rest else ([], None)
+    leaks, _ = find_leaks(rest, {PROBE: [held_out(record, record.where) for record in probe]})
     repeats = {leak.row for leak in leaks if leak.strong}
     replay = [record for place, record in enumerate(rest) if place not in repeats]
     left_out = Counter({f"records that repeat {PROBE}": len(repeats)})
