@@ -31,18 +31,19 @@ GROUPS = [f"g{i}" for i in range(ROWS)], [f"t{i}" for i in range(TARGETS)]
 
 
 def measured(
-    *, rise: float = 0.0, spread: float = 0.05, right: int = 80, target: float = 1.5, seed: int = 1, rows: int = ROWS
-) -> Measured:
-    """A model whose general loss is `rise` nats a token above 2, row by row give or take `spread`."""
+    *, rise: float = 0.0, spread: float = 0.05, right: int = 80, target: float = 1.5, seed: int = 1, rows: int = ROWS,
+    prompts: float = 0.6,
+) -> Measured:  # fmt: skip
+    """A model whose general loss is `rise` nats a token above 2, row by row give or take `spread`; `prompts` nats a
+    token are what prompts of the task tell it."""
     rng = np.random.default_rng(seed)
     tokens = np.full(rows, 20)
     flags = np.arange(QUESTIONS) < right
     moved = np.full(TARGETS, 0.1 * 30)
-    return Measured(
-        (2.0 + rise + spread * rng.standard_normal(rows)) * tokens, tokens, flags,
-        target * np.full(TARGETS, 30) + rng.standard_normal(TARGETS), np.full(TARGETS, 30), moved,
-        np.full(TARGETS, 30),
-    )  # fmt: skip
+    general = (2.0 + rise + spread * rng.standard_normal(rows)) * tokens
+    own = target * np.full(TARGETS, 30) + rng.standard_normal(TARGETS)
+    swapped = own + 30 * (prompts + 0.1 * np.random.default_rng(seed + 1000).standard_normal(TARGETS))
+    return Measured(general, tokens, flags, own, np.full(TARGETS, 30), swapped, moved, np.full(TARGETS, 30))
 
 
 BASE = measured(spread=0.0, target=2.0)
@@ -114,7 +115,7 @@ def test_without_rows_there_is_nothing_to_judge() -> None:
     assert judgement.verdict == UNKNOWN and judgement.inside
 
 
-@pytest.mark.parametrize("field", ["nll", "target_nll", "kl"])
+@pytest.mark.parametrize("field", ["nll", "target_nll", "swapped_nll", "kl"])
 def test_a_loss_that_is_no_number_is_the_worst(field: str) -> None:
     now = measured()
     broken = getattr(now, field).copy()
@@ -146,6 +147,15 @@ def test_the_target_is_compared_with_the_evaluation_before() -> None:
         BASE, measured(rise=0.12, target=1.2), GROUPS, budget=0.08, seed=0, before=measured(rise=0.3, target=1.2)
     )
     assert recovers.verdict == BAD and not recovers.idle, "replay brings it back"
+
+
+def test_a_link_that_was_never_there_counts_once_the_task_stands() -> None:
+    base, first = measured(target=2.0, prompts=0.0, seed=3), measured(target=1.4, prompts=0.0, seed=4)
+    assert judge(base, first, GROUPS, budget=0.08, seed=0).unrelated is False, "it may be about to be learned"
+    stands = measured(target=1.4, prompts=0.0, seed=5)
+    assert judge(base, stands, GROUPS, budget=0.08, seed=0, before=first).unrelated
+    linked = measured(target=1.4, prompts=0.4, seed=5)
+    assert not judge(base, linked, GROUPS, budget=0.08, seed=0, before=first).unrelated
 
 
 # The watch
@@ -203,12 +213,50 @@ def test_a_lost_measurement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(told) == 2 and all("lost or damaged" in text for text in told)
 
 
+def test_a_run_that_no_longer_goes_by_its_prompts_is_ended_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = [measured(target=1.4, prompts=0.3, seed=n) for n in range(2)]
+    found, _ = watched(tmp_path, monkeypatch, course)
+    assert [any(event["event"] == "stop" for event in events) for events in found] == [False, True]
+    assert "its own prompt" in found[1][1]["text"] and found[0][0]["prompts_base"] == pytest.approx(0.6, abs=0.1)
+    assert "likelier by 0.6" in found[0][0]["text"]
+
+
+def test_only_a_run_that_was_stopped_for_it_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
+    watch = ForgettingWatch(recipe, General([], [], [], "", [], ""), [], None, run_dir=tmp_path, micro_batch_tokens=64)
+    progress = Progress()
+    assert watch.refusal(progress) == ""
+    progress.watch["forgetting"] = {"unrelated": 1}
+    assert watch.refusal(progress) == ""
+    progress.watch["forgetting"] = {"unrelated": 2}
+    assert "own prompt" in watch.refusal(progress)
+
+
+@pytest.mark.parametrize(("told", "warnings"), [(0.6, 0), (0.0, 1)])
+def test_a_base_that_finds_no_link_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: float, warnings: int
+) -> None:
+    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
+    rows = [Row(np.arange(31, dtype=np.int32), np.arange(31) > 0, group, group, "") for group in GROUPS[1]]
+    watch = ForgettingWatch(
+        recipe, General([], [], [], "", [], ""), rows, None, run_dir=tmp_path, micro_batch_tokens=64
+    )
+    empty = {"nll": np.zeros(0), "tokens": np.zeros(0), "right": np.zeros(0, bool)}
+    monkeypatch.setattr(watch, "measure", lambda *given, **more: replace(measured(prompts=told), **empty))
+    (tmp_path / "general").mkdir()
+    texts = [event["text"] for event in watch.before(None) if event["event"] == "warning"]
+    assert len(texts) == warnings and all("no likelier after their own prompts" in text for text in texts)
+
+
 # The ladder
 
 GOOD, TOO_MUCH = judged(measured()), judged(measured(rise=0.15))
 SURELY = judged(measured(rise=0.5))
 IDLE = judged(measured(rise=0.15, target=2.5))
 LOST = judged(measured(right=72, target=2.5))
+UNRELATED = judged(measured(prompts=0.3))
 
 
 def climb(judgements: list[Judgement], *, can_replay: bool = True, share: float = 0.05) -> tuple[list[str], Progress]:
@@ -253,6 +301,8 @@ def test_the_hopeless_is_stopped_after_two() -> None:
     assert climb([TOO_MUCH, IDLE])[0] == ["", "stop"]
     assert LOST.verdict == WARNING and climb([LOST] * 2)[0] == ["", "stop"], "answers are lost for nothing"
     assert climb([LOST, GOOD] * 5)[0] == [""] * 10
+    assert UNRELATED.verdict == KEPT and climb([UNRELATED] * 2)[0] == ["", "stop"], "it learns from wrong labels"
+    assert climb([UNRELATED, GOOD] * 5)[0] == [""] * 10
 
 
 def test_the_guards_halving_is_kept() -> None:

@@ -3,7 +3,7 @@
 from luthier.models.measure import matmul_flops
 from luthier.recipe import Recipe
 from luthier.stages.check import Check
-from luthier.stages.forgetting import TARGET_TOKENS
+from luthier.stages.forgetting_probes import TARGET_TOKENS
 from luthier.stages.general_data import MAX_PROBE, SHARE
 from luthier.stages.general_own import ANSWER_TOKENS, PROMPT_TOKENS, SPARE, WANTED
 from luthier.stages.prepare import Prepared
@@ -13,6 +13,7 @@ from luthier.stages.validate import PROBE_ROWS
 REST = 1.5  # of the time that products take at the measured speed; with the rest of a step
 GENERATED = 6  # one token of an answer, written in a batch, takes the time of so many that are read
 QUESTION_TOKENS = 3_000  # of all questions with their options
+TARGET_PASSES = 3  # tuned, base, and after other prompts
 SEARCH = 1.05  # a search for the learning rate takes up to a twentieth of the run
 
 
@@ -56,7 +57,7 @@ def _watched(prepared: Prepared) -> float:
     rows = min(MAX_PROBE, (given or WANTED) // SHARE)
     general = rows * (a_row if given else PROMPT_TOKENS + ANSWER_TOKENS) + QUESTION_TOKENS
     swept = (len(STRENGTHS) - 1) * (general + min(MOST_ROWS, len(prepared.val)) * a_row) if prepared.val else 0.0
-    return (general + 2 * TARGET_TOKENS) * _evaluations(prepared) + swept
+    return (general + TARGET_PASSES * TARGET_TOKENS) * _evaluations(prepared) + swept
 
 
 def _written(recipe: Recipe, *, held_out: bool) -> float:

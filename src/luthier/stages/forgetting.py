@@ -12,25 +12,38 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core.files import hash_bytes, read_json, write_json
+from luthier.core.files import read_json, write_json
+from luthier.core.readable import SPACE, decimal
 from luthier.data.render import Row
 from luthier.data.tokenizer import Tokenizer
-from luthier.evaluate.choices import right_answers
-from luthier.evaluate.general import few_rows, row_shifts
 from luthier.evaluate.interval import Change
-from luthier.evaluate.losses import row_losses
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
 from luthier.recipe import Recipe
-from luthier.stages.forgetting_rule import BASE, FORGETTING, Judgement, Measured, act, judge, told
+from luthier.stages.forgetting_probes import Probes
+from luthier.stages.forgetting_rule import (
+    ACT_AFTER,
+    BASE,
+    FORGETTING,
+    NOT_BY_PROMPTS,
+    UNRELATED,
+    Judgement,
+    Measured,
+    act,
+    judge,
+    told,
+)
 from luthier.stages.general import FOLDER, General
 from luthier.stages.prepare import Say
 from luthier.train.progress import Progress
 
-TARGET_ROWS, TARGET_TOKENS = 24, 4096  # rows of the new task on which the distance from the base is measured
 OWN_TIMES = 8  # budgets, where the general texts are the base's own; see `forgetting_rule`
 STATE = "forgetting"  # in `progress.watch`
 LOST = "the measurement that the target's gain is counted from is lost or damaged: it is counted from here on"
+UNLINKED = (
+    "the base finds the answers no likelier after their own prompts than after those of other rows: unless they are "
+    "codes that have to be learned, see whether each answer stands with its own prompt"
+)
 
 
 class ForgettingWatch:
@@ -58,16 +71,12 @@ class ForgettingWatch:
     ) -> None:
         assert recipe.max_forgetting is not None
         self.budget, self._seed = recipe.max_forgetting * (OWN_TIMES if general.own else 1), recipe.seed
-        self.general, self._tokenizer, self._folder = general, tokenizer, run_dir / FOLDER
-        self._target = few_rows(target, most_rows=TARGET_ROWS, most_tokens=TARGET_TOKENS)
-        self._target = [row for row in self._target if len(row.ids) > 1]
-        self._micro_batch_tokens, self._say = micro_batch_tokens, say
-        parts = [part.tobytes() for row in self._target for part in (row.ids, row.mask)]
-        self._rows_hash = hash_bytes(general.hash.encode(), repr(general.choices).encode(), *parts)
+        self.general, self._folder = general, run_dir / FOLDER
+        self._probes = Probes(general, target, tokenizer, micro_batch_tokens=micro_batch_tokens, say=say)
         self._base: Measured | None = None
 
     def before(self, decoder: Decoder) -> list[dict[str, Any]]:
-        """Measure the base, unless this run has done so before; returns the event to record, or none.
+        """Measure the base, unless this run has done so before; returns the events to record.
 
         A measurement that is damaged, or of other rows, is made anew.
         """
@@ -79,8 +88,13 @@ class ForgettingWatch:
         loss, right = self._base.loss, self._base.right
         parts = [] if loss is None else [f"loss {loss:.3f} on {len(self._base.nll)} general rows"]
         parts.append(f"{int(right.sum())} of {len(right)} questions right")
-        event = self._event(0, None, BASE, f"the base: {', '.join(parts)}", self._base)
-        return [event]
+        events = [self._event(0, None, BASE, f"the base: {', '.join(parts)}", self._base)]
+        prompts = self.judged(self._base).prompts
+        if prompts is not None and prompts.missing:
+            low, high = (decimal(end, 3) for end in prompts.base.interval or ())
+            known = f"{decimal(prompts.base.change, 3)} nats a token, 95{SPACE}% interval {low} to {high}"
+            events.append({"event": "warning", "text": f"{UNLINKED} ({known}, {prompts.base.rows} rows)"})
+        return events
 
     def start(self, progress: Progress, decoder: Decoder, adapter: Adapter) -> str:
         """Measure what a later stage begins with; what the target gains is then counted from there.
@@ -118,15 +132,17 @@ class ForgettingWatch:
         text = told(self.base, now, judgement, budget=self.budget)
         events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
         if lost:
-            told_lost = (
-                "the measurement that the target's gain is counted from is lost or damaged: it is counted from here"
-            )
-            events.append({"event": "warning", "text": told_lost})
+            events.append({"event": "warning", "text": LOST})
         action = None if last else act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
         if action is None:
             return events, ""
         told_action = {"step": progress.step, "what": action.what, "value": action.value, "text": action.text}
         return [*events, {"event": "action", **told_action}], FORGETTING if action.what == "stop" else ""
+
+    def refusal(self, progress: Progress) -> str:
+        """Why nothing that this run has learned may be published, or ""."""
+        unrelated = progress.watch.get(STATE, {}).get(UNRELATED, 0) >= ACT_AFTER
+        return f"the training was stopped: {NOT_BY_PROMPTS}" if unrelated else ""
 
     @property
     def base(self) -> Measured:
@@ -140,54 +156,22 @@ class ForgettingWatch:
 
     def judged(self, now: Measured, *, before: Measured | None = None) -> Judgement:
         """Compare with the base; `before` is the last evaluation at which the target had gained, None the base."""
-        groups = [row.group for row in self.general.probe_rows], [row.group for row in self._target]
-        return judge(self.base, now, groups, budget=self.budget, seed=self._seed, before=before)
+        return judge(self.base, now, self._probes.groups, budget=self.budget, seed=self._seed, before=before)
 
     def measure(self, decoder: Decoder, adapter: Adapter | None, *, moved: bool = True) -> Measured:
         """All probes once.
 
         Args:
             adapter: None measures the base.
-            moved: also what moved on the new task's rows; without, those numbers are the base's loss and 0.
+            moved: also what moved on the new task's rows; without, those numbers are the base's losses and 0.
         """
-        say, micro = self._say, self._micro_batch_tokens
-        probe = self.general.probe_rows
-        nll, tokens = np.zeros(0), np.zeros(0, np.int64)
-        if probe:
-            losses = row_losses(
-                decoder,
-                probe,
-                adapter=adapter,
-                micro_batch_tokens=micro,
-                progress=None if say is None else lambda done, total: say("general texts", done, total),
-            )
-            nll, tokens = losses.nll, losses.tokens
-        right = right_answers(
-            decoder,
-            self._tokenizer,
-            self.general.choices,
-            adapter=adapter,
-            micro_batch_tokens=micro,
-            progress=None if say is None else lambda done, total: say("general questions", done, total),
-        )
-        if not moved:
-            base = self.base
-            return Measured(nll, tokens, right, base.target_nll, base.target_tokens, base.kl, base.positions)
-        if not self._target:
-            empty = np.zeros(0)
-            return Measured(nll, tokens, right, empty, empty, empty, empty)
-        shifts = row_shifts(
-            decoder,
-            self._target,
-            adapter=adapter,
-            micro_batch_tokens=micro,
-            progress=None if say is None else lambda done, total: say("distance from the base", done, total),
-        )
-        return Measured(nll, tokens, right, shifts.losses.nll, shifts.losses.tokens, shifts.kl, shifts.positions)
+        return self._probes.measure(decoder, adapter, unmoved=None if moved else self.base)
 
     def _event(self, step: int, judgement: Judgement | None, verdict: str, text: str, now: Measured) -> dict[str, Any]:
-        loss, right, target, kl = (
-            (judgement.loss, judgement.right, judgement.target, judgement.kl) if judgement else (None,) * 4
+        loss, right, target, kl, prompts = (
+            (judgement.loss, judgement.right, judgement.target, judgement.kl, judgement.prompts)
+            if judgement
+            else (None,) * 5
         )
         return {
             "event": "forgetting",
@@ -205,6 +189,9 @@ class ForgettingWatch:
             "kl_interval": _interval(kl),
             "target_change": _change(target),
             "target_interval": _interval(target),
+            "prompts_base": None if prompts is None else prompts.base.change,
+            "prompts_now": None if prompts is None else prompts.now.change,
+            "prompts_interval": None if prompts is None else _interval(prompts.now),
             "budget": self.budget,
             "verdict": verdict,
             "text": text,
@@ -212,7 +199,7 @@ class ForgettingWatch:
 
     def _write(self, name: str, measured: Measured) -> None:
         values = {field.name: getattr(measured, field.name).tolist() for field in fields(Measured)}
-        write_json(self._folder / f"{name}.json", {"rows": self._rows_hash, **values})
+        write_json(self._folder / f"{name}.json", {"rows": self._probes.hash, **values})
 
     def _read(self, name: str) -> Measured | None:
         path = self._folder / f"{name}.json"
@@ -220,14 +207,12 @@ class ForgettingWatch:
             return None
         try:
             values = read_json(path)
-            if values.pop("rows") != self._rows_hash:
+            if values.pop("rows") != self._probes.hash:
                 return None
             measured = Measured(**{field: np.asarray(value) for field, value in values.items()})
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
             return None
-        sizes = len(self.general.probe_rows), len(self.general.choices), len(self._target)
-        whole = (len(measured.nll), len(measured.right), len(measured.kl)) == sizes
-        return measured if whole else None
+        return measured if self._probes.fits(measured) else None
 
 
 def _change(change: Change | None) -> float | None:

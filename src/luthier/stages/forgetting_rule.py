@@ -10,10 +10,9 @@ lost: SmolLM2-135M that had learned to answer like docstrings had 0.24 to 0.37 n
 questions right where it had 80. The budget for such texts is eight times as large; the questions are judged as ever.
 
 How far the next-token distribution has moved on the new task, and the loss there, are measured beside them: the first
-is shown, the second tells forgetting that buys something from forgetting that does not. Where labels are wrong the loss
-on the task first falls too, because a model learns how answers look; then it stands while forgetting goes on. So
-answers that are surely lost, by however little, weigh as much as a bad evaluation where more of them were lost since
-the task was last surely better.
+is shown, the second tells forgetting that buys something from forgetting that does not. Answers that are surely lost,
+by however little, weigh as much as a bad evaluation where more of them were lost since the task was last surely better.
+And a model that goes less and less by the prompts of its task learns from wrong labels; see `prompt_rule`.
 """
 
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import numpy as np
 
 from luthier.core.readable import SPACE, decimal
 from luthier.evaluate.interval import Change, paired_change
+from luthier.stages.prompt_rule import PromptUse, prompt_use
 from luthier.train.progress import Progress
 
 DEFAULT_BUDGET = 0.08  # nats a token; the other limits are in proportion to this one
@@ -34,6 +34,9 @@ ACT_AFTER = 2  # evaluations in a row
 SHARES = (0.05, 0.1, 0.2)  # of replay, one after the other
 RATE_FACTOR = 0.5
 KL_WEIGHT = 1.0  # a replayed token's KL counts as much as its own loss
+
+UNRELATED = "unrelated"  # in the state: evaluations in a row
+NOT_BY_PROMPTS = "the answers do not go by their prompts: see whether each stands with its own prompt"
 
 BASE, KEPT, WARNING, BAD, UNKNOWN = "base", "kept", "warning", "too much", "too few rows to tell"
 FORGETTING = "forgetting"  # the status of a run that is stopped for it
@@ -47,6 +50,7 @@ class Measured:
         nll, tokens: (n,) summed loss and label tokens of each general row.
         right: (m,) bool, of each question.
         target_nll, target_tokens: (t,) the same as the first two for rows of the new task.
+        swapped_nll: (t,) summed loss of the same tokens after another row's prompt; where there is none, `target_nll`.
         kl, positions: (t,) KL from the base summed over a row's positions, and how many they are.
     """
 
@@ -55,6 +59,7 @@ class Measured:
     right: np.ndarray
     target_nll: np.ndarray
     target_tokens: np.ndarray
+    swapped_nll: np.ndarray
     kl: np.ndarray
     positions: np.ndarray
 
@@ -73,11 +78,13 @@ class Judgement:
         right: of the share of right answers.
         target: of the loss on the new task's rows.
         kl: KL from the base there, nats a position.
+        prompts: how far the model goes by the prompts there.
         verdict: KEPT, WARNING, BAD or UNKNOWN.
         surely: the general loss is beyond `SURELY_TIMES` budgets with its whole interval.
         gained: the target is surely better than at its best before.
         idle: it is not, and more was forgotten since: too much was, and the general loss has not surely recovered; or
             answers are surely lost, and more of them than then.
+        unrelated: the model goes less by the prompts than the base, or not at all and the target is not surely better.
         inside: the estimates are inside the budget.
     """
 
@@ -85,10 +92,12 @@ class Judgement:
     right: Change | None
     target: Change | None
     kl: Change | None
+    prompts: PromptUse | None
     verdict: str
     surely: bool
     gained: bool
     idle: bool
+    unrelated: bool
     inside: bool
 
 
@@ -109,8 +118,10 @@ def judge(
         budget: what the general loss may rise, nats a token.
     """
     warn = WARN_SHARE * budget
-    if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.kl)):
-        return Judgement(None, None, None, None, BAD, surely=True, gained=False, idle=False, inside=False)
+    if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.swapped_nll, now.kl)):
+        return Judgement(
+            None, None, None, None, None, BAD, surely=True, gained=False, idle=False, unrelated=False, inside=False
+        )
 
     def loss(tests: int = 1) -> Change | None:
         if not len(base.nll):
@@ -136,12 +147,14 @@ def judge(
     lost = answers is not None and _high(answers) < CHOICES_WARN
     # Holm: of two tests the surest is held to half of the 5 %; whether any is bad is decided there.
     bad = too_much(tests=2) or fewer(tests=2)
-    target = since = kl = None
+    target = since = kl = prompts = None
     earlier = base if before is None else before
     if len(base.target_nll):
         target = paired_change(base.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         since = paired_change(earlier.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         kl = paired_change(np.zeros(len(now.kl)), now.kl, now.positions, groups[1], seed=seed)
+        sides = [(side.target_nll, side.swapped_nll) for side in (base, now)]
+        prompts = prompt_use(*sides, base.target_tokens, groups[1], seed=seed)
     known = [change for change in (general, answers) if change is not None and change.interval is not None]
     cannot = general is not None and general.interval is None  # too few general texts for a judgement
     verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if rose or lost else KEPT
@@ -154,10 +167,12 @@ def judge(
         right=answers,
         target=target,
         kl=kl,
+        prompts=prompts,
         verdict=verdict,
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
         gained=since is not None and since.fell,
         idle=stands and ((bad and not recovers) or (lost and fewer_since)),
+        unrelated=prompts is not None and (prompts.lost or (prompts.never and stands)),
         inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
     )
 
@@ -189,8 +204,16 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
         can_replay: there are rows to replay.
     """
     state["evaluations"] = state.get("evaluations", 0) + 1
-    for name, so in (("bad", judgement.verdict == BAD), ("surely", judgement.surely), ("idle", judgement.idle)):
+    found = {
+        "bad": judgement.verdict == BAD,
+        "surely": judgement.surely,
+        "idle": judgement.idle,
+        UNRELATED: judgement.unrelated,
+    }
+    for name, so in found.items():
         state[name] = state.get(name, 0) + 1 if so else 0
+    if state[UNRELATED] >= ACT_AFTER:
+        return _stop(NOT_BY_PROMPTS)
     if state["surely"] >= ACT_AFTER:
         return _stop(f"the general loss rose by more than {SURELY_TIMES} times what is allowed")
     if state["idle"] >= ACT_AFTER or (state["bad"] >= ACT_AFTER and judgement.idle):
@@ -228,6 +251,8 @@ def told(base: Measured, now: Measured, judgement: Judgement, *, budget: float) 
         parts.append(f"questions: {int(base.right.sum())} → {int(now.right.sum())} of {len(base.right)} right")
     if judgement.kl is not None:
         parts.append(f"moved from the base on the task by {decimal(judgement.kl.change, 3)} nats a token (KL)")
+    if judgement.prompts is not None:
+        parts.append(judgement.prompts.text)
     return f"{judgement.verdict}: " + ("; ".join(parts) or "a loss is not finite")
 
 
