@@ -13,8 +13,11 @@ act.
 `own texts, no replay`, `own texts, 5 % replay`: maths from the base, as in a run without general_datasets: the texts
 that are measured and replayed the base has written. In the second the watch acts as it does by default.
 
-`shuffled` is the second of these with the answers of the training rows in other places; the held-out rows are as they
-were. It counts at which evaluation the watch acts and at which it ends the run.
+`10 % replay` is the watch's next step, tried from the start.
+
+`shuffled` is the own texts' arm with replay and with the answers of the training rows in other places; the held-out
+rows are as they were. In `all shuffled` theirs are moved, too, as where a file was mixed up before it was split. What
+counts is at which evaluation the watch acts and at which it ends the run.
 
 Each finished (seed, arm) is kept in the result, and a run that was broken off goes on behind it. `--only draw` makes
 the table and the drawing anew.
@@ -76,6 +79,7 @@ class Arm:
     share: float
     acts: bool = False
     shuffled: bool = False
+    val_shuffled: bool = False
 
     @property
     def broad(self) -> bool:
@@ -86,9 +90,11 @@ class Arm:
 ARMS = {
     "no replay": Arm(DOLLY, 0.0),
     "5 % replay": Arm(DOLLY, 0.05),
+    "10 % replay": Arm(DOLLY, 0.1),
     "own texts, no replay": Arm(OWN, 0.0),
     "own texts, 5 % replay": Arm(OWN, 0.05, acts=True),
     "shuffled": Arm(OWN, 0.05, acts=True, shuffled=True),
+    "all shuffled": Arm(OWN, 0.05, acts=True, shuffled=True, val_shuffled=True),
 }
 
 
@@ -112,6 +118,7 @@ class Data:
     train: list[Row]
     shuffled: list[Row]
     val: list[Row]
+    val_shuffled: list[Row]
 
 
 @dataclass(frozen=True)
@@ -202,14 +209,15 @@ def read_data(folder: Path, renderer: Renderer, setting: Setting, seed: int) -> 
     number = int(np.searchsorted(ends, setting.target_tokens)) + 1
     own = {row.record_id for row in rows[:number]}
     chosen = [record for record in train if record.id in own]
-    answers = [record.messages[-1] for record in chosen]
-    moved = answers[1:] + answers[:1]  # of a list in random order, so each answer comes to a foreign question
-    mixed = [Record((*record.messages[:-1], answer)) for record, answer in zip(chosen, moved, strict=True)]
-    return Data(
-        train=rows[:number],
-        shuffled=rendered(mixed, renderer),
-        val=rendered(random.Random(0).sample(val, SMALL if setting.small else HELD_OUT), renderer),
-    )
+    held = random.Random(0).sample(val, SMALL if setting.small else HELD_OUT)
+    return Data(rows[:number], *(rendered(some, renderer) for some in (mixed_up(chosen), held, mixed_up(held))))
+
+
+def mixed_up(records: list[Record]) -> list[Record]:
+    """Each answer behind the question of another record; they are in random order."""
+    answers = [record.messages[-1] for record in records]
+    moved = answers[1:] + answers[:1]
+    return [Record((*record.messages[:-1], answer)) for record, answer in zip(records, moved, strict=True)]
 
 
 def read_general_rows(file: Path, renderer: Renderer, *, small: bool) -> General:
@@ -265,34 +273,36 @@ def one_run(known: Known, data: Data, seed: int, name: str, scratch: Path) -> di
     """Train one arm; returns what was measured at each evaluation."""
     arm, setting, decoder, general = ARMS[name], known.setting, known.decoder, known.general[ARMS[name].general]
     rows = data.shuffled if arm.shuffled else data.train
+    val = data.val_shuffled if arm.val_shuffled else data.val
     recipe = recipe_of(setting, arm, seed, scratch)
     settings = decide(recipe, decoder.spec, [len(row.ids) for row in rows], on_gpu=False)
     every = -(-settings.total_steps // (WATCHED_EVALUATIONS if arm.acts else EVALUATIONS))
     settings = replace(settings, eval_steps=every, save_steps=every)
     adapter = Adapter(decoder.spec, setting.rank, 2 * setting.rank, seed=seed)
     watch = ForgettingWatch(
-        recipe, general, data.val, known.renderer.tokenizer, run_dir=scratch, micro_batch_tokens=setting.batch_tokens
+        recipe, general, val, known.renderer.tokenizer, run_dir=scratch, micro_batch_tokens=setting.batch_tokens
     )
     file = scratch / "general" / "base.json"
     file.parent.mkdir()
-    if arm.general in known.files:
-        file.write_bytes(known.files[arm.general])
+    kind = f"{arm.general}, {arm.val_shuffled}"
+    if kind in known.files:
+        file.write_bytes(known.files[kind])
     watch.before(decoder)
-    known.files[arm.general] = file.read_bytes()
-    start, began = watch.base, losses(decoder, data.val, None, setting)
+    known.files[kind] = file.read_bytes()
+    start, began = watch.base, losses(decoder, val, None, setting)
     if arm.broad:
         learned = broad_weights(known, seed, scratch)
         with torch.no_grad():
             adapter.flat.copy_(learned)
-        start, began = watch.measure(decoder, adapter), losses(decoder, data.val, adapter, setting)
+        start, began = watch.measure(decoder, adapter), losses(decoder, val, adapter, setting)
     progress = Progress(replay_share=arm.share, learning_rate=setting.rate)
     points: list[dict[str, Any]] = []
     actions: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
-    groups = [row.group for row in data.val], [row.group for row in general.probe_rows]
+    groups = [row.group for row in val], [row.group for row in general.probe_rows]
 
     def evaluate(progress: Progress) -> Judged:
-        now = losses(decoder, data.val, adapter, setting)
+        now = losses(decoder, val, adapter, setting)
         target = paired_change(began.nll, now.nll, began.tokens, groups[0], seed=0)
         stop = ""
         if arm.acts:
@@ -306,7 +316,7 @@ def one_run(known: Known, data: Data, seed: int, name: str, scratch: Path) -> di
             measured = watch.measure(decoder, adapter)
         change = paired_change(start.nll, measured.nll, start.tokens, groups[1], seed=0)
         judged = watch.judged(measured)
-        assert judged.kl is not None and judged.right is not None
+        assert judged.kl is not None and judged.right is not None and judged.prompts is not None
         points.append(
             {
                 "step": progress.step,
@@ -324,6 +334,8 @@ def one_run(known: Known, data: Data, seed: int, name: str, scratch: Path) -> di
                 "right": int(measured.right.sum()),
                 "right_interval": judged.right.interval,
                 "kl_from_base": judged.kl.change,
+                "prompts_base": judged.prompts.base.change,
+                "prompts_now": judged.prompts.now.change,
                 "verdict": judged.verdict,
             }
         )
@@ -343,7 +355,7 @@ def one_run(known: Known, data: Data, seed: int, name: str, scratch: Path) -> di
         "general": arm.general,
         "acts": arm.acts,
         "general_rows": len(general.probe_rows),
-        "target_rows": len(data.val),
+        "target_rows": len(val),
         "budget": watch.budget,
         "status": status,
         "steps": progress.step,

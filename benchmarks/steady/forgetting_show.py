@@ -6,10 +6,12 @@ import numpy as np
 
 PAIRS = {  # which texts are general: two arms, without and with replay
     "Dolly": ("no replay", "5 % replay"),
+    "Dolly, 10 %": ("no replay", "10 % replay"),
     "the base's own texts": ("own texts, no replay", "own texts, 5 % replay"),
 }
-COLOURS = {
-    "no replay": "#c0392b", "5 % replay": "#2471a3", "own texts, no replay": "#c0392b",
+PANELS = ("Dolly", "the base's own texts")
+COLOURS = {  # of the arms that are drawn; where held-out rows are mixed up, too, their loss is another
+    "no replay": "#c0392b", "5 % replay": "#2471a3", "10 % replay": "#17a589", "own texts, no replay": "#c0392b",
     "own texts, 5 % replay": "#2471a3", "shuffled": "#7d3c98",
 }  # fmt: skip
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 400, 56, 12, 60, 48
@@ -30,6 +32,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "verdicts": [point["verdict"] for point in run["points"]],
             "general_changes": [round(point["general_change"], 3) for point in run["points"]],
             "right": [run["points"][0]["right_base"], *(point["right"] for point in run["points"])],
+            "prompts": [round(value, 3) for value in prompts(run)],
             "actions": [f"step {action['step']}: {action['what']}" for action in run["actions"]],
             "steps": f"{run['steps']} of {run['of_steps']}",
         }
@@ -37,6 +40,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         if run["acts"]
     ]
     return {"replay": replay, "watched": watched}
+
+
+def prompts(run: dict[str, Any]) -> list[float]:
+    """What prompts told the base, and the tuned model at each evaluation, nats a token."""
+    return [run["points"][0]["prompts_base"], *(point["prompts_now"] for point in run["points"])]
 
 
 def compared_arms(runs: list[dict[str, Any]], without: str, with_replay: str) -> dict[str, Any]:
@@ -67,11 +75,11 @@ def draw(runs: list[dict[str, Any]]) -> str:
     """A panel for each kind of general texts."""
     panels = [
         f'<g transform="translate({number * WIDTH} 0)">{panel(general, own)}</g>'
-        for number, general in enumerate(PAIRS)
-        if (own := [run for run in runs if run["general"] == general and run["points"]])
+        for number, general in enumerate(PANELS)
+        if (own := [run for run in runs if run["general"] == general and run["arm"] in COLOURS])
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(PAIRS)} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(PANELS)} {HEIGHT}" '
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>\n'
         + "\n".join(panels)
         + "</svg>\n"

@@ -114,6 +114,23 @@ def test_f48_random_labels_are_stopped_within_two_evaluations(
     assert not strength["accepted"] and len(strength["points"]) == 4
 
 
+def test_f48_answers_without_a_link_to_their_prompts_are_refused(
+    home: Path, base: Path, general: Path, tmp_path: Path
+) -> None:
+    """Whatever may be forgotten; and though the target gets clearly better, as a model learns which letters come."""
+    data = random_labels(tmp_path / "d.jsonl")
+    result = train(watched(base, data, general, tmp_path / "run", learning_rate=3e-3, max_forgetting=50.0))
+    assert result.status == "not accepted" and "answers do not go by their prompts" in result.text
+    assert result.comparison.verdict == "clearly better"
+    (warning,) = (e["text"] for e in events(tmp_path / "run", "warning") if "their own prompts" in e["text"])
+    assert "the base finds the answers no likelier" in warning
+    found = events(tmp_path / "run", "forgetting")
+    assert [event["step"] for event in found] == [0, 2, 4] and [e["unrelated"] for e in found] == [False, True, True]
+    assert (tmp_path / "run" / "rejected").is_dir() and not (tmp_path / "run" / "adapter").exists()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The answers do not go by their prompts, step 4" in page and "stands with its own" in page
+
+
 def test_f48_another_language_is_acted_upon(home: Path, base: Path, general: Path, tmp_path: Path) -> None:
     """The target gets better, so the ladder is climbed, and replay brings back what was known."""
     data = other_language(tmp_path / "d.jsonl")
@@ -142,7 +159,10 @@ def test_after_the_last_step_nothing_is_acted_upon(home: Path, base: Path, gener
 def test_a_stage_that_begins_outside_its_budget_says_so(home: Path, base: Path, general: Path, tmp_path: Path) -> None:
     """And its first evaluation is compared with what it began with, not with the base."""
     data = other_language(tmp_path / "d.jsonl")
-    stages = [{"name": "broad", "max_forgetting": 50.0, "max_steps": 8}, {"name": "polish", "learning_rate": 1e-6}]
+    stages = [
+        {"name": "broad", "max_forgetting": 50.0, "max_steps": 8, "eval_steps": 8},
+        {"name": "polish", "learning_rate": 1e-6},
+    ]
     stages = [{"datasets": [str(data)], **stage} for stage in stages]
     train(watched(base, data, general, tmp_path / "run", stages=stages, max_steps=2, learning_rate=1e-2))
     told = [event["text"] for event in events(tmp_path / "run" / "stages/02-polish", "warning")]

@@ -20,6 +20,7 @@ from luthier.stages.forgetting_rule import (
     Judgement,
     Measured,
     act,
+    count,
     judge,
     told,
 )
@@ -27,7 +28,7 @@ from luthier.stages.general import General
 from luthier.train.progress import Progress
 
 ROWS, QUESTIONS, TARGETS = 64, 144, 24
-GROUPS = [f"g{i}" for i in range(ROWS)], [f"t{i}" for i in range(TARGETS)]
+GROUPS = [f"g{i}" for i in range(ROWS)], [f"t{i}" for i in range(TARGETS)], [f"t{i}" for i in range(TARGETS)]
 
 
 def measured(
@@ -42,8 +43,9 @@ def measured(
     moved = np.full(TARGETS, 0.1 * 30)
     general = (2.0 + rise + spread * rng.standard_normal(rows)) * tokens
     own = target * np.full(TARGETS, 30) + rng.standard_normal(TARGETS)
-    swapped = own + 30 * (prompts + 0.1 * np.random.default_rng(seed + 1000).standard_normal(TARGETS))
-    return Measured(general, tokens, flags, own, np.full(TARGETS, 30), swapped, moved, np.full(TARGETS, 30))
+    other = own + 30 * (prompts + 0.1 * np.random.default_rng(seed + 1000).standard_normal(TARGETS))
+    lengths = np.full(TARGETS, 30)
+    return Measured(general, tokens, flags, own, lengths, moved, lengths, own, other, lengths)
 
 
 BASE = measured(spread=0.0, target=2.0)
@@ -105,17 +107,17 @@ def test_false_alarms_of_a_model_that_has_not_moved_are_rare() -> None:
 
 def test_without_rows_there_is_nothing_to_judge() -> None:
     empty = replace(BASE, nll=np.zeros(0), tokens=np.zeros(0), right=np.zeros(0, bool))
-    judgement = judge(empty, empty, ([], GROUPS[1]), budget=0.08, seed=0)
+    judgement = judge(empty, empty, ([], *GROUPS[1:]), budget=0.08, seed=0)
     assert judgement.verdict == UNKNOWN and judgement.loss is None and judgement.inside
     few = measured(rise=1.0, rows=5)
     judgement = judge(
         replace(measured(rows=5), right=np.zeros(0, bool)), replace(few, right=np.zeros(0, bool)),
-        (GROUPS[0][:5], GROUPS[1]), budget=0.08, seed=0,
+        (GROUPS[0][:5], *GROUPS[1:]), budget=0.08, seed=0,
     )  # fmt: skip
     assert judgement.verdict == UNKNOWN and judgement.inside
 
 
-@pytest.mark.parametrize("field", ["nll", "target_nll", "swapped_nll", "kl"])
+@pytest.mark.parametrize("field", ["nll", "target_nll", "kl", "own_nll", "other_nll"])
 def test_a_loss_that_is_no_number_is_the_worst(field: str) -> None:
     now = measured()
     broken = getattr(now, field).copy()
@@ -149,13 +151,19 @@ def test_the_target_is_compared_with_the_evaluation_before() -> None:
     assert recovers.verdict == BAD and not recovers.idle, "replay brings it back"
 
 
-def test_a_link_that_was_never_there_counts_once_the_task_stands() -> None:
-    base, first = measured(target=2.0, prompts=0.0, seed=3), measured(target=1.4, prompts=0.0, seed=4)
-    assert judge(base, first, GROUPS, budget=0.08, seed=0).unrelated is False, "it may be about to be learned"
-    stands = measured(target=1.4, prompts=0.0, seed=5)
-    assert judge(base, stands, GROUPS, budget=0.08, seed=0, before=first).unrelated
-    linked = measured(target=1.4, prompts=0.4, seed=5)
-    assert not judge(base, linked, GROUPS, budget=0.08, seed=0, before=first).unrelated
+def test_a_link_that_is_missing_is_a_warning() -> None:
+    base, now = measured(target=2.0, prompts=0.0, seed=3), measured(target=1.4, prompts=0.0, seed=4)
+    judgement = judge(base, now, GROUPS, budget=0.08, seed=0)
+    assert judgement.unrelated and judgement.verdict == WARNING
+    assert "less by them than they should" in told(base, now, judgement, budget=0.08)
+    linked = judge(base, measured(target=1.4, prompts=0.4, seed=5), GROUPS, budget=0.08, seed=0)
+    assert not linked.unrelated and linked.verdict == KEPT
+
+
+def test_a_link_that_comes_back_counts_from_when_the_task_last_gained() -> None:
+    weak, back = measured(target=1.5, prompts=0.2, seed=3), measured(target=1.4, prompts=0.3, seed=4)
+    assert judged(weak).unrelated and judged(back).unrelated
+    assert not judge(BASE, back, GROUPS, budget=0.08, seed=0, before=weak).unrelated
 
 
 # The watch
@@ -166,16 +174,7 @@ def watched(
 ) -> tuple[list[list[dict[str, Any]]], list[int | None]]:
     """The events of each evaluation, where the base is BASE and `course` is measured after it, every 10 steps; and at
     which step the target had last surely gained."""
-    rows = [Row(np.arange(21, dtype=np.int32), np.arange(21) > 0, group, group, "") for group in GROUPS[0]]
-    target = [Row(np.arange(31, dtype=np.int32), np.arange(31) > 0, group, group, "") for group in GROUPS[1]]
-    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
-    watch = ForgettingWatch(
-        recipe, General(rows, [], load_items(), "", [], ""), target, None, run_dir=tmp_path, micro_batch_tokens=64
-    )
-    left = [BASE, *course]
-    monkeypatch.setattr(watch, "measure", lambda *given, **more: left.pop(0))
-    (tmp_path / "general").mkdir()
-    watch.before(None)
+    watch = watch_of(tmp_path, monkeypatch, [BASE, *course])
     progress, found, gained = Progress(replay_share=0.05), [], []
     for number in range(1, len(course) + 1):
         progress.step = 10 * number
@@ -183,6 +182,22 @@ def watched(
         found.append([*events, {"event": "stop"}] if stop else events)
         gained.append(progress.watch["forgetting"].get("best"))
     return found, gained
+
+
+def watch_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: list[Measured]) -> ForgettingWatch:
+    """A watch that has measured the base, and measures what is left in turn."""
+    rows = [Row(np.arange(21, dtype=np.int32), np.arange(21) > 0, group, group, "") for group in GROUPS[0]]
+    target = [Row(np.full(31, at, np.int32), np.arange(31) > 0, group, group, "") for at, group in enumerate(GROUPS[1])]
+    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
+    watch = ForgettingWatch(
+        recipe, General(rows, [], load_items(), "", [], ""), target, None, run_dir=tmp_path, micro_batch_tokens=64
+    )
+    monkeypatch.setattr(watch, "measure", lambda *given, **more: left.pop(0))
+    monkeypatch.setattr(watch._probes, "groups", GROUPS)
+    monkeypatch.setattr(watch._probes, "fits", lambda measured: True)
+    (tmp_path / "general").mkdir()
+    watch.before(None)
+    return watch
 
 
 def test_small_gains_add_up_and_a_plateau_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +225,7 @@ def test_a_lost_measurement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     found, _ = watched(tmp_path, monkeypatch, [measured(target=1.5), measured(target=1.4), measured(target=1.3)])
     told = [event["text"] for events in found for event in events if event["event"] == "warning"]
-    assert len(told) == 2 and all("lost or damaged" in text for text in told)
+    assert len(told) == 2 and all("missing or damaged" in text for text in told)
 
 
 def test_a_run_that_no_longer_goes_by_its_prompts_is_ended_and_refused(
@@ -219,11 +234,21 @@ def test_a_run_that_no_longer_goes_by_its_prompts_is_ended_and_refused(
     course = [measured(target=1.4, prompts=0.3, seed=n) for n in range(2)]
     found, _ = watched(tmp_path, monkeypatch, course)
     assert [any(event["event"] == "stop" for event in events) for events in found] == [False, True]
-    assert "its own prompt" in found[1][1]["text"] and found[0][0]["prompts_base"] == pytest.approx(0.6, abs=0.1)
+    assert "stands with its own" in found[1][1]["text"] and found[0][0]["prompts_base"] == pytest.approx(0.6, abs=0.1)
     assert "likelier by 0.6" in found[0][0]["text"]
 
 
-def test_only_a_run_that_was_stopped_for_it_is_refused(tmp_path: Path) -> None:
+def test_the_last_evaluation_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    course = [measured(target=1.4, prompts=0.3, seed=n) for n in range(2)]
+    watch = watch_of(tmp_path, monkeypatch, [BASE, *course])
+    progress = Progress()
+    for progress.step in (10, 20):
+        events, stop = watch.at(progress, None, None, last=progress.step == 20)
+        assert not stop and all(event["event"] != "action" for event in events)
+        assert bool(watch.refusal(progress)) is (progress.step == 20)
+
+
+def test_only_two_in_a_row_are_refused(tmp_path: Path) -> None:
     recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
     watch = ForgettingWatch(recipe, General([], [], [], "", [], ""), [], None, run_dir=tmp_path, micro_batch_tokens=64)
     progress = Progress()
@@ -231,21 +256,16 @@ def test_only_a_run_that_was_stopped_for_it_is_refused(tmp_path: Path) -> None:
     progress.watch["forgetting"] = {"unrelated": 1}
     assert watch.refusal(progress) == ""
     progress.watch["forgetting"] = {"unrelated": 2}
-    assert "own prompt" in watch.refusal(progress)
+    assert "stands with its own" in watch.refusal(progress)
 
 
-@pytest.mark.parametrize(("told", "warnings"), [(0.6, 0), (0.0, 1)])
+@pytest.mark.parametrize(("tells", "warnings"), [(0.6, 0), (0.0, 1)])
 def test_a_base_that_finds_no_link_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: float, warnings: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: float, warnings: int
 ) -> None:
-    recipe = Recipe(base_model="-", datasets=["-"], output_dir="-", max_forgetting=0.08)
-    rows = [Row(np.arange(31, dtype=np.int32), np.arange(31) > 0, group, group, "") for group in GROUPS[1]]
-    watch = ForgettingWatch(
-        recipe, General([], [], [], "", [], ""), rows, None, run_dir=tmp_path, micro_batch_tokens=64
-    )
-    empty = {"nll": np.zeros(0), "tokens": np.zeros(0), "right": np.zeros(0, bool)}
-    monkeypatch.setattr(watch, "measure", lambda *given, **more: replace(measured(prompts=told), **empty))
-    (tmp_path / "general").mkdir()
+    watch = watch_of(tmp_path, monkeypatch, [BASE])
+    (tmp_path / "general" / "base.json").unlink()
+    monkeypatch.setattr(watch, "measure", lambda *given, **more: measured(prompts=tells))
     texts = [event["text"] for event in watch.before(None) if event["event"] == "warning"]
     assert len(texts) == warnings and all("no likelier after their own prompts" in text for text in texts)
 
@@ -264,6 +284,7 @@ def climb(judgements: list[Judgement], *, can_replay: bool = True, share: float 
     progress, state = Progress(replay_share=share), {}
     done = []
     for judgement in judgements:
+        count(judgement, state)
         action = act(judgement, state, progress, can_replay=can_replay)
         done.append("" if action is None else action.what)
     return done, progress
@@ -301,7 +322,7 @@ def test_the_hopeless_is_stopped_after_two() -> None:
     assert climb([TOO_MUCH, IDLE])[0] == ["", "stop"]
     assert LOST.verdict == WARNING and climb([LOST] * 2)[0] == ["", "stop"], "answers are lost for nothing"
     assert climb([LOST, GOOD] * 5)[0] == [""] * 10
-    assert UNRELATED.verdict == KEPT and climb([UNRELATED] * 2)[0] == ["", "stop"], "it learns from wrong labels"
+    assert UNRELATED.verdict == WARNING and climb([UNRELATED] * 2)[0] == ["", "stop"], "it learns from wrong labels"
     assert climb([UNRELATED, GOOD] * 5)[0] == [""] * 10
 
 
@@ -309,5 +330,6 @@ def test_the_guards_halving_is_kept() -> None:
     progress = Progress(replay_share=0.2, rate_scale=0.5)
     state: dict = {}
     for _ in range(2):
+        count(TOO_MUCH, state)
         act(TOO_MUCH, state, progress, can_replay=True)
     assert progress.rate_scale == 0.25

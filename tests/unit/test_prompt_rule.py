@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from luthier.data.render import Row
-from luthier.evaluate.other_prompts import with_other_prompts
+from luthier.evaluate.other_prompts import after_other_prompts
 from luthier.stages.prompt_rule import PromptUse, prompt_use
 
 TARGETS = 24
 TOKENS, GROUPS = np.full(TARGETS, 30), [f"g{i}" for i in range(TARGETS)]
 
 
-def row(prompt: list[int], answer: list[int], name: str = "r", *, later: list[int] | None = None) -> Row:
-    """A row; `later` is a second prompt behind the answer, with the same answer once more."""
+def row(prompt: list[int], answer: list[int], group: str = "", *, later: list[int] | None = None) -> Row:
+    """A row, of a group of its own unless one is named; `later` is a second prompt, with the same answer once more."""
     ids = prompt + answer + (later + answer if later else [])
     mask = [False] * len(prompt) + [True] * len(answer)
     mask += [False] * len(later) + [True] * len(answer) if later else []
-    return Row(np.array(ids, np.int32), np.array(mask), name, name, name)
+    return Row(np.array(ids, np.int32), np.array(mask), "r", group or str(ids), "")
 
 
 # Rows
@@ -24,16 +24,18 @@ def row(prompt: list[int], answer: list[int], name: str = "r", *, later: list[in
 
 def test_answers_stand_after_the_next_prompt_token_for_token() -> None:
     rows = [row([1, 2, 3], [50, 51]), row([1, 9], [60]), row([1, 7, 7, 7], [70, 71, 72])]
-    made = with_other_prompts(rows)
+    own, made = after_other_prompts(rows)
+    assert [one.ids.tolist() for one in own] == [one.ids.tolist() for one in rows]
     assert [one.ids.tolist() for one in made] == [[1, 9, 50, 51], [1, 7, 7, 7, 60], [1, 2, 3, 70, 71, 72]]
-    for one, own in zip(made, rows, strict=True):
-        assert one.ids[one.mask].tolist() == own.ids[own.mask].tolist() and one.group == own.group
+    for one, before in zip(made, own, strict=True):
+        assert one.ids[one.mask].tolist() == before.ids[before.mask].tolist() and one.group == before.group
         assert len(one.ids) == len(one.mask) and one.ids.dtype == np.int32
 
 
-def test_only_the_first_prompt_of_a_conversation_is_another_one() -> None:
-    rows = [row([1, 2], [50], later=[3, 4]), row([8, 9], [60])]
-    assert with_other_prompts(rows)[0].ids.tolist() == [8, 9, 50, 3, 4, 50]
+def test_only_the_first_answer_of_a_conversation_counts() -> None:
+    own, made = after_other_prompts([row([1, 2], [50], later=[3, 4]), row([8, 9], [60])])
+    assert [one.ids.tolist() for one in own] == [[1, 2, 50], [8, 9, 60]]
+    assert [one.ids.tolist() for one in made] == [[8, 9, 50], [1, 2, 60]]
 
 
 @pytest.mark.parametrize(
@@ -44,15 +46,22 @@ def test_only_the_first_prompt_of_a_conversation_is_another_one() -> None:
         [row([1, 2], [50]), row([1, 2], [60])],  # the same prompt
         [row([1, 2], [50]), row([1, 3], [50])],  # the same answer
         [row([1], [50, 51]), row([2], [60, 61])],  # text: all is trained but its first token
+        [row([1, 2], [50], "talk"), row([1, 2, 50, 4], [60], "talk")],  # two turns of one conversation
     ],
 )
-def test_rows_without_another_prompt_stay(rows: list[Row]) -> None:
-    assert all(one is own for one, own in zip(with_other_prompts(rows), rows, strict=True))
+def test_rows_without_another_prompt_are_left_out(rows: list[Row]) -> None:
+    assert after_other_prompts(rows) == ([], [])
+
+
+def test_a_text_gives_nobody_a_prompt() -> None:
+    own, made = after_other_prompts([row([1, 2], [50]), row([5], [60, 61]), row([3, 4], [70])])
+    assert [one.ids.tolist() for one in own] == [[1, 2, 50], [3, 4, 70]]
+    assert [one.ids.tolist() for one in made] == [[3, 4, 50], [1, 2, 70]]
 
 
 def test_no_row_is_longer_than_the_longest() -> None:
     rows = [row([1] * 8, [50]), row([2, 3], [60] * 6), row([4, 5], [70])]
-    made = with_other_prompts(rows)
+    _, made = after_other_prompts(rows)
     assert made[1].ids.tolist() == [4, 5, *[60] * 6], "the prompt of eight does not fit before six"
     assert max(len(one.ids) for one in made) <= 9
 
@@ -60,15 +69,20 @@ def test_no_row_is_longer_than_the_longest() -> None:
 # What is concluded
 
 
-def losses(own: float, gain: float, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def sides(own: float, gain: float, seed: int = 0, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Losses after own and after other prompts, nats a token, row by row give or take `noise`."""
     rng = np.random.default_rng(seed)
     after_own = (own + noise * rng.standard_normal(TARGETS)) * TOKENS
     return after_own, after_own + (gain + noise * rng.standard_normal(TARGETS)) * TOKENS
 
 
-def use(base: tuple[float, float], now: tuple[float, float], tokens: np.ndarray = TOKENS) -> PromptUse:
-    found = prompt_use(losses(*base), losses(*now, seed=1), tokens, GROUPS, seed=0)
+def use(
+    base: tuple[float, float], now: tuple[float, float], earlier: tuple[float, float] | None = None, *, length: int = 30
+) -> PromptUse:
+    """Of losses and gains; answers of `length` tokens with the same losses a token."""
+    before = sides(*base) if earlier is None else sides(*earlier, seed=2)
+    scaled = [(own * length / 30, other * length / 30) for own, other in (sides(*base), sides(*now, seed=1), before)]
+    found = prompt_use(*scaled, np.full(TARGETS, length), GROUPS, seed=0)
     assert found is not None
     return found
 
@@ -78,11 +92,14 @@ def use(base: tuple[float, float], now: tuple[float, float], tokens: np.ndarray 
     [
         ((1.36, 0.66), (0.78, 0.66), False, False),  # GSM8K, learned
         ((1.36, 0.66), (0.94, 0.32), True, False),  # GSM8K, answers shuffled
-        ((1.36, 0.66), (0.94, 0.45), False, False),  # a third is not surely lost
-        ((1.36, 0.66), (0.05, 0.02), False, False),  # all answers are nearly the same, and learned
-        ((1.36, 0.66), (0.30, 0.35), False, False),  # less is told, but of a smaller loss a larger share
+        ((1.36, 0.66), (1.20, 0.60), False, False),  # a tenth less is no loss
+        ((1.36, 0.66), (0.02, 0.005), False, False),  # all answers are the same, and learned: nothing is missed
+        ((1.36, 0.66), (0.60, 0.40), False, False),  # less is told, but of a smaller loss as large a share
+        ((1.36, 0.66), (1.30, 0.00), True, False),  # a link that was there is not one that never was
+        ((1.36, 0.00), (0.94, -0.3), False, True),  # no link was lost where there was none
         ((1.36, 0.00), (0.94, 0.00), False, True),  # mixed up everywhere, so no model finds a link
-        ((1.36, 0.00), (0.94, 0.40), False, False),  # a link that had to be learned
+        ((1.36, 0.00), (0.94, 0.40), False, False),  # a link that was learned
+        ((1.36, 0.00), (0.50, 0.00), False, False),  # answers that are much the same, half learned
     ],
 )
 def test_who_goes_by_the_prompts(base: tuple[float, float], now: tuple[float, float], lost: bool, never: bool) -> None:
@@ -92,17 +109,41 @@ def test_who_goes_by_the_prompts(base: tuple[float, float], now: tuple[float, fl
     assert found.base.change == pytest.approx(base[1], abs=0.1) and found.now.change == pytest.approx(now[1], abs=0.1)
 
 
-def test_short_answers_may_be_codes_that_must_be_learned_first() -> None:
-    short = np.full(TARGETS, 3)
-    own, other = losses(1.36, 0.0)
-    found = prompt_use((own / 10, other / 10), (own / 20, other / 20), short, GROUPS, seed=0)
-    assert found is not None and found.missing and not found.never
+@pytest.mark.parametrize(("base", "now"), [((1.36, 0.66), (0.94, 0.32)), ((1.36, 0.00), (0.94, 0.00))])
+def test_short_answers_may_be_labels_that_must_be_learned_first(
+    base: tuple[float, float], now: tuple[float, float]
+) -> None:
+    assert use(base, now).lost or use(base, now).never
+    short = use(base, now, length=15)
+    assert not short.lost and not short.never and short.missing is (base[1] == 0.0)
+
+
+def test_what_comes_back_is_not_lost() -> None:
+    assert use((1.36, 0.66), (0.94, 0.40), (1.10, 0.40)).lost
+    assert not use((1.36, 0.66), (0.94, 0.40), (1.10, 0.20)).lost
+
+
+def test_a_little_that_is_not_sure_is_neither() -> None:
+    """Few rows that differ much: a gain that looks lower, and prompts that look as if they told nothing."""
+    now = sides(0.94, 0.50, seed=1, noise=1.0)
+    found = prompt_use(sides(1.36, 0.66), now, sides(1.36, 0.66), TOKENS, GROUPS, seed=0)
+    assert found.now.change < 0.56 and not found.lost
+    now = sides(0.94, 0.04, seed=1, noise=0.5)
+    found = prompt_use(sides(1.36, 0.0), now, sides(1.36, 0.0), TOKENS, GROUPS, seed=0)
+    assert found.missing and not found.never
+
+
+def test_false_alarms_are_rare_where_nothing_is_lost() -> None:
+    """Rows whose gains have nothing to do with each other before and after, which is the worst case."""
+    base = sides(1.36, 0.66, noise=0.4)
+    found = [prompt_use(base, sides(1.0, 0.6, seed=n, noise=0.4), base, TOKENS, GROUPS, seed=0) for n in range(200)]
+    assert sum(one.lost for one in found) <= 2
 
 
 def test_what_cannot_be_told() -> None:
-    own, other = losses(1.36, 0.66)
-    assert prompt_use((own, own), (own, other), TOKENS, GROUPS, seed=0) is None, "no row has another prompt"
+    own, other = sides(1.36, 0.66)
     few = slice(0, 5)
-    assert prompt_use((own[few], other[few]), (own[few], other[few]), TOKENS[few], GROUPS[few], seed=0) is None
-    empty = np.zeros(0)
-    assert prompt_use((empty, empty), (empty, empty), empty, [], seed=0) is None
+    both = own[few], other[few]
+    assert prompt_use(both, both, both, TOKENS[few], GROUPS[few], seed=0) is None
+    empty = np.zeros(0), np.zeros(0)
+    assert prompt_use(empty, empty, empty, np.zeros(0), [], seed=0) is None

@@ -1,4 +1,4 @@
-"""Rows whose answers stand after the prompt of another row: do a model's answers depend on what was asked?
+"""Answers after the prompts of other rows: does what a model expects depend on what was asked?
 
 The loss of an answer after its own prompt and after another's differ by what the prompt tells, while style, length and
 format are the same on both sides. Where answers and prompts were mixed up the difference is none, and a model that is
@@ -14,33 +14,52 @@ import numpy as np
 from luthier.data.render import Row
 
 
-def with_other_prompts(rows: Sequence[Row]) -> list[Row]:
-    """Each row with the prompt of the next one whose prompt and answer both differ, and all its trained tokens.
+def after_other_prompts(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The first answer of each row after its own prompt, and after that of the next row of another group.
 
-    A row stays as it is where there is none such, where it has no prompt of two tokens or more, and where the row that
-    is made would be longer than the longest one.
+    Both prompts and both answers differ. A row is left out where there is no other, where it has no prompt of two
+    tokens or more, and where the row that is made would be longer than the longest.
+
+    Returns:
+        Two lists of as many rows, with the same trained tokens.
     """
     longest = max((len(row.ids) for row in rows), default=0)
-    starts = [int(row.mask.argmax()) for row in rows]  # of the first answer
-    made = []
-    for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        others = [*range(index + 1, len(rows)), *range(index)]
-        fits = (other for other in others if _differ(row, start, rows[other], starts[other], longest))
-        other = next(fits, None)
-        made.append(row if other is None else _joined(rows[other], starts[other], row, start))
-    return made
+    firsts = [_first_answer(row) for row in rows]
+    own, made = [], []
+    for index, row in enumerate(firsts):
+        others = (firsts[(index + turn) % len(firsts)] for turn in range(1, len(firsts)))
+        other = next((other for other in others if _fits(row, other, longest)), None)
+        if other is not None:
+            own.append(row)
+            made.append(_joined(other, row))
+    return own, made
 
 
-def _differ(row: Row, start: int, other: Row, begin: int, longest: int) -> bool:
+def _first_answer(row: Row) -> Row:
+    """The row up to the end of its first run of trained tokens."""
+    start = _start(row)
+    later = np.flatnonzero(~row.mask[start:])
+    end = start + int(later[0]) if len(later) else len(row.ids)
+    return replace(row, ids=row.ids[:end], mask=row.mask[:end])
+
+
+def _start(row: Row) -> int:
+    return int(row.mask.argmax())
+
+
+def _fits(row: Row, other: Row, longest: int) -> bool:
+    start, begin = _start(row), _start(other)
     return (
         min(start, begin) >= 2
+        and row.group != other.group
         and begin + len(row.ids) - start <= longest
         and not np.array_equal(row.ids[:start], other.ids[:begin])
         and not np.array_equal(row.ids[start:], other.ids[begin:])
     )
 
 
-def _joined(before: Row, begin: int, after: Row, start: int) -> Row:
+def _joined(before: Row, after: Row) -> Row:
+    begin, start = _start(before), _start(after)
     return replace(
         after,
         ids=np.concatenate([before.ids[:begin], after.ids[start:]]),

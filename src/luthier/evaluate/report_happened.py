@@ -133,9 +133,14 @@ def _forgetting(some: Sequence[Decision]) -> list[Happening]:
             continue
         why = f" {_capital(_said(seen))}." if seen is not None else ""
         stop = one.fields.get("what") == "stop"
-        told.append(Happening("bad" if stop else "care", f"Against forgetting, step {one.step}", _full(one) + why))
+        unrelated = seen is not None and seen.fields.get("unrelated") is True
+        title = "The answers do not go by their prompts" if stop and unrelated else "Against forgetting"
+        told.append(Happening("bad" if stop else "care", f"{title}, step {one.step}", _full(one) + why))
         seen = None
-    if seen is not None:
+    if seen is not None and seen.fields.get("unrelated") is True:
+        title = f"The answers go less by their prompts, step {seen.step}"
+        told.append(Happening("care", title, _full(seen), "See whether each answer stands with its own prompt."))
+    elif seen is not None:
         title = f"The model begins to forget, step {seen.step}"
         told.append(
             Happening("care", title, _full(seen), "A larger replay_share, or general_datasets of your own, hold it.")

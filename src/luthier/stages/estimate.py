@@ -13,7 +13,7 @@ from luthier.stages.validate import PROBE_ROWS
 REST = 1.5  # of the time that products take at the measured speed; with the rest of a step
 GENERATED = 6  # one token of an answer, written in a batch, takes the time of so many that are read
 QUESTION_TOKENS = 3_000  # of all questions with their options
-TARGET_PASSES = 3  # tuned, base, and after other prompts
+TARGET_PASSES = 4  # tuned, base, and answers after two prompts
 SEARCH = 1.05  # a search for the learning rate takes up to a twentieth of the run
 
 

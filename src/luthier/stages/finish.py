@@ -64,9 +64,8 @@ class Finish:
         self.refusals += wrong
         strength, after = self._strength(step) if not wrong else (1.0, None)
         beside = self._compare(step, strength, after) if after is not None else None
-        unrelated = self.watch.refusal(self.progress) if self.watch is not None and self.status == FORGETTING else ""
-        if unrelated:
-            self.refusals.append(unrelated)
+        if self.watch is not None and (why := self.watch.refusal(self.progress)):
+            self.refusals.append(why)
         elif self.status == FORGETTING and (beside is None or beside.verdict != BETTER):
             self.refusals.append("the training was stopped for forgetting, and the target is not clearly better")
         if session.link is None and beside is not None and beside.verdict == WORSE and not self.refusals:

@@ -22,16 +22,16 @@ from luthier.models.lora import Adapter
 from luthier.recipe import Recipe
 from luthier.stages.forgetting_probes import Probes
 from luthier.stages.forgetting_rule import (
-    ACT_AFTER,
     BASE,
     FORGETTING,
     NOT_BY_PROMPTS,
-    UNRELATED,
     Judgement,
     Measured,
     act,
+    count,
     judge,
     told,
+    unrelated,
 )
 from luthier.stages.general import FOLDER, General
 from luthier.stages.prepare import Say
@@ -39,10 +39,10 @@ from luthier.train.progress import Progress
 
 OWN_TIMES = 8  # budgets, where the general texts are the base's own; see `forgetting_rule`
 STATE = "forgetting"  # in `progress.watch`
-LOST = "the measurement that the target's gain is counted from is lost or damaged: it is counted from here on"
+LOST = "the measurement that the target's gain is counted from is missing or damaged: it is counted from here on"
 UNLINKED = (
     "the base finds the answers no likelier after their own prompts than after those of other rows: unless they are "
-    "codes that have to be learned, see whether each answer stands with its own prompt"
+    "labels that have to be learned, or much the same whatever is asked, see whether each stands with its own prompt"
 )
 
 
@@ -114,7 +114,8 @@ class ForgettingWatch:
         """Measure after `progress.step`, and act on it: `progress` is changed where the ladder is climbed.
 
         Args:
-            last: no step follows, so nothing is left to change; what was forgotten the strength is then chosen by.
+            last: no step follows, so nothing is left to change; what was forgotten the strength is then chosen by, and
+                `refusal` asked.
 
         Returns:
             Events to record, each with its name under "event"; and "forgetting" if the run is to stop, else "".
@@ -133,6 +134,7 @@ class ForgettingWatch:
         events = [self._event(progress.step, judgement, judgement.verdict, text, now)]
         if lost:
             events.append({"event": "warning", "text": LOST})
+        count(judgement, state)
         action = None if last else act(judgement, state, progress, can_replay=bool(self.general.replay_rows))
         if action is None:
             return events, ""
@@ -141,8 +143,7 @@ class ForgettingWatch:
 
     def refusal(self, progress: Progress) -> str:
         """Why nothing that this run has learned may be published, or ""."""
-        unrelated = progress.watch.get(STATE, {}).get(UNRELATED, 0) >= ACT_AFTER
-        return f"the training was stopped: {NOT_BY_PROMPTS}" if unrelated else ""
+        return NOT_BY_PROMPTS if unrelated(progress.watch.get(STATE, {})) else ""
 
     @property
     def base(self) -> Measured:
@@ -192,6 +193,7 @@ class ForgettingWatch:
             "prompts_base": None if prompts is None else prompts.base.change,
             "prompts_now": None if prompts is None else prompts.now.change,
             "prompts_interval": None if prompts is None else _interval(prompts.now),
+            "unrelated": judgement is not None and judgement.unrelated,
             "budget": self.budget,
             "verdict": verdict,
             "text": text,

@@ -1,6 +1,7 @@
 """What the watch on forgetting measures, of the base and of a tuned model alike."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from luthier.core.files import hash_bytes
 from luthier.data.render import Row
@@ -8,7 +9,7 @@ from luthier.data.tokenizer import Tokenizer
 from luthier.evaluate.choices import right_answers
 from luthier.evaluate.general import few_rows, row_shifts
 from luthier.evaluate.losses import row_losses
-from luthier.evaluate.other_prompts import with_other_prompts
+from luthier.evaluate.other_prompts import after_other_prompts
 from luthier.models.decoder import Decoder
 from luthier.models.lora import Adapter
 from luthier.stages.forgetting_rule import Measured
@@ -19,7 +20,7 @@ TARGET_ROWS, TARGET_TOKENS = 24, 4096  # rows of the new task that are measured
 
 
 class Probes:
-    """General rows, questions, and a few rows of the new task, these also after each other's prompts.
+    """General rows, questions, a few rows of the new task, and their first answers after each other's prompts.
 
     Args:
         general: rows and questions.
@@ -28,7 +29,7 @@ class Probes:
         say: receives progress.
 
     Attributes:
-        groups: of the general rows and of the new task's.
+        groups: of the general rows, of the new task's, and of its first answers.
         hash: over all that is measured.
     """
 
@@ -39,18 +40,18 @@ class Probes:
         self._micro_batch_tokens, self._say = micro_batch_tokens, say
         some = few_rows(target, most_rows=TARGET_ROWS, most_tokens=TARGET_TOKENS)
         self._target = [row for row in some if len(row.ids) > 1]
-        swapped = with_other_prompts(self._target)
-        self._moved = [index for index, row in enumerate(swapped) if row is not self._target[index]]
-        self._swapped = [swapped[index] for index in self._moved]
-        self.groups = [row.group for row in general.probe_rows], [row.group for row in self._target]
+        self._own, self._other = after_other_prompts(self._target)
+        kinds = general.probe_rows, self._target, self._own
+        self.groups = tuple([row.group for row in rows] for rows in kinds)
         parts = [part.tobytes() for row in self._target for part in (row.ids, row.mask)]
         self.hash = hash_bytes(general.hash.encode(), repr(general.choices).encode(), *parts)
 
     def fits(self, measured: Measured) -> bool:
         """Whether it is as many rows and questions as these."""
-        of = measured.nll, measured.right, measured.target_nll, measured.swapped_nll, measured.kl
-        rows, questions, target = len(self._general.probe_rows), len(self._general.choices), len(self._target)
-        return tuple(map(len, of)) == (rows, questions, target, target, target)
+        of = measured.nll, measured.right, measured.target_nll, measured.kl, measured.own_nll, measured.other_nll
+        rows, questions = len(self._general.probe_rows), len(self._general.choices)
+        target, answers = len(self._target), len(self._own)
+        return tuple(map(len, of)) == (rows, questions, target, target, answers, answers)
 
     def measure(self, decoder: Decoder, adapter: Adapter | None, *, unmoved: Measured | None = None) -> Measured:
         """All probes once.
@@ -68,18 +69,28 @@ class Probes:
             micro_batch_tokens=self._micro_batch_tokens, progress=self._progress("general questions"),
         )  # fmt: skip
         if unmoved is not None:
-            same = unmoved.target_nll, unmoved.target_tokens, unmoved.swapped_nll, unmoved.kl, unmoved.positions
-            return Measured(losses.nll, losses.tokens, right, *same)
+            return replace(unmoved, nll=losses.nll, tokens=losses.tokens, right=right)
         shifts = row_shifts(
             decoder, self._target, adapter=adapter, micro_batch_tokens=self._micro_batch_tokens,
             progress=self._progress("distance from the base"),
         )  # fmt: skip
-        own, swapped = shifts.losses, shifts.losses.nll.copy()
-        swapped[self._moved] = row_losses(
-            decoder, self._swapped, adapter=adapter, micro_batch_tokens=self._micro_batch_tokens,
+        answers = row_losses(
+            decoder, [*self._own, *self._other], adapter=adapter, micro_batch_tokens=self._micro_batch_tokens,
             progress=self._progress("answers after other prompts"),
-        ).nll  # fmt: skip
-        return Measured(losses.nll, losses.tokens, right, own.nll, own.tokens, swapped, shifts.kl, shifts.positions)
+        )  # fmt: skip
+        number = len(self._own)
+        return Measured(
+            nll=losses.nll,
+            tokens=losses.tokens,
+            right=right,
+            target_nll=shifts.losses.nll,
+            target_tokens=shifts.losses.tokens,
+            kl=shifts.kl,
+            positions=shifts.positions,
+            own_nll=answers.nll[:number],
+            other_nll=answers.nll[number:],
+            answer_tokens=answers.tokens[:number],
+        )
 
     def _progress(self, what: str) -> Callable[[int, int], None] | None:
         say = self._say

@@ -36,7 +36,10 @@ RATE_FACTOR = 0.5
 KL_WEIGHT = 1.0  # a replayed token's KL counts as much as its own loss
 
 UNRELATED = "unrelated"  # in the state: evaluations in a row
-NOT_BY_PROMPTS = "the answers do not go by their prompts: see whether each stands with its own prompt"
+NOT_BY_PROMPTS = (
+    "the answers do not go by their prompts: see whether each stands with its own (if they are right, max_forgetting: "
+    "null turns the watch off)"
+)
 
 BASE, KEPT, WARNING, BAD, UNKNOWN = "base", "kept", "warning", "too much", "too few rows to tell"
 FORGETTING = "forgetting"  # the status of a run that is stopped for it
@@ -50,8 +53,9 @@ class Measured:
         nll, tokens: (n,) summed loss and label tokens of each general row.
         right: (m,) bool, of each question.
         target_nll, target_tokens: (t,) the same as the first two for rows of the new task.
-        swapped_nll: (t,) summed loss of the same tokens after another row's prompt; where there is none, `target_nll`.
         kl, positions: (t,) KL from the base summed over a row's positions, and how many they are.
+        own_nll, other_nll, answer_tokens: (m,) summed loss of first answers of the new task after their own prompts,
+            and after those of other rows; and their tokens.
     """
 
     nll: np.ndarray
@@ -59,9 +63,11 @@ class Measured:
     right: np.ndarray
     target_nll: np.ndarray
     target_tokens: np.ndarray
-    swapped_nll: np.ndarray
     kl: np.ndarray
     positions: np.ndarray
+    own_nll: np.ndarray
+    other_nll: np.ndarray
+    answer_tokens: np.ndarray
 
     @property
     def loss(self) -> float | None:
@@ -84,7 +90,7 @@ class Judgement:
         gained: the target is surely better than at its best before.
         idle: it is not, and more was forgotten since: too much was, and the general loss has not surely recovered; or
             answers are surely lost, and more of them than then.
-        unrelated: the model goes less by the prompts than the base, or not at all and the target is not surely better.
+        unrelated: the model goes less by the prompts than the base, or not at all as the base.
         inside: the estimates are inside the budget.
     """
 
@@ -104,7 +110,7 @@ class Judgement:
 def judge(
     base: Measured,
     now: Measured,
-    groups: tuple[Sequence[str], Sequence[str]],
+    groups: tuple[Sequence[str], Sequence[str], Sequence[str]],
     *,
     budget: float,
     seed: int,
@@ -114,11 +120,11 @@ def judge(
 
     Args:
         before: the last evaluation at which the target had surely gained; None is the base.
-        groups: of the general rows and of the new task's rows.
+        groups: of the general rows, of the new task's rows, and of its first answers.
         budget: what the general loss may rise, nats a token.
     """
     warn = WARN_SHARE * budget
-    if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.swapped_nll, now.kl)):
+    if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.kl, now.own_nll, now.other_nll)):
         return Judgement(
             None, None, None, None, None, BAD, surely=True, gained=False, idle=False, unrelated=False, inside=False
         )
@@ -153,11 +159,13 @@ def judge(
         target = paired_change(base.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         since = paired_change(earlier.target_nll, now.target_nll, base.target_tokens, groups[1], seed=seed)
         kl = paired_change(np.zeros(len(now.kl)), now.kl, now.positions, groups[1], seed=seed)
-        sides = [(side.target_nll, side.swapped_nll) for side in (base, now)]
-        prompts = prompt_use(*sides, base.target_tokens, groups[1], seed=seed)
+        sides = [(side.own_nll, side.other_nll) for side in (base, now, earlier)]
+        prompts = prompt_use(*sides, base.answer_tokens, groups[2], seed=seed)
     known = [change for change in (general, answers) if change is not None and change.interval is not None]
     cannot = general is not None and general.interval is None  # too few general texts for a judgement
-    verdict = BAD if bad else UNKNOWN if not known or cannot else WARNING if rose or lost else KEPT
+    unlinked = prompts is not None and (prompts.lost or prompts.never)
+    verdict = BAD if bad else WARNING if unlinked else UNKNOWN if not known or cannot else KEPT
+    verdict = WARNING if verdict == KEPT and (rose or lost) else verdict
     within = general is None or cannot or general.change <= budget
     recovers = bool(len(base.nll)) and paired_change(earlier.nll, now.nll, base.tokens, groups[0], seed=seed).fell
     fewer_since = bool(len(base.right)) and now.right.mean() - earlier.right.mean() < CHOICES_WARN
@@ -172,7 +180,7 @@ def judge(
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
         gained=since is not None and since.fell,
         idle=stands and ((bad and not recovers) or (lost and fewer_since)),
-        unrelated=prompts is not None and (prompts.lost or (prompts.never and stands)),
+        unrelated=unlinked,
         inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
     )
 
@@ -195,14 +203,8 @@ class Action:
     text: str
 
 
-def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_replay: bool) -> Action | None:
-    """Count the evaluation, and take the next step of the ladder where two in a row were bad.
-
-    Args:
-        state: JSON values, kept from one evaluation to the next; the counts are in evaluations in a row.
-        progress: `replay_share`, `rate_scale` and `kl_weight` are changed here.
-        can_replay: there are rows to replay.
-    """
+def count(judgement: Judgement, state: dict[str, Any]) -> None:
+    """Count an evaluation; in `state`, JSON values, are numbers of evaluations in a row."""
     state["evaluations"] = state.get("evaluations", 0) + 1
     found = {
         "bad": judgement.verdict == BAD,
@@ -212,7 +214,22 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
     }
     for name, so in found.items():
         state[name] = state.get(name, 0) + 1 if so else 0
-    if state[UNRELATED] >= ACT_AFTER:
+
+
+def unrelated(state: dict[str, Any]) -> bool:
+    """Whether what was learned is not to be used, as the answers do not go by their prompts."""
+    return state.get(UNRELATED, 0) >= ACT_AFTER
+
+
+def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_replay: bool) -> Action | None:
+    """Take the next step of the ladder where two evaluations in a row were bad.
+
+    Args:
+        state: with this evaluation counted.
+        progress: `replay_share`, `rate_scale` and `kl_weight` are changed here.
+        can_replay: there are rows to replay.
+    """
+    if unrelated(state):
         return _stop(NOT_BY_PROMPTS)
     if state["surely"] >= ACT_AFTER:
         return _stop(f"the general loss rose by more than {SURELY_TIMES} times what is allowed")
@@ -252,7 +269,8 @@ def told(base: Measured, now: Measured, judgement: Judgement, *, budget: float) 
     if judgement.kl is not None:
         parts.append(f"moved from the base on the task by {decimal(judgement.kl.change, 3)} nats a token (KL)")
     if judgement.prompts is not None:
-        parts.append(judgement.prompts.text)
+        hardly = ", so the answers go less by them than they should" if judgement.unrelated else ""
+        parts.append(judgement.prompts.text + hardly)
     return f"{judgement.verdict}: " + ("; ".join(parts) or "a loss is not finite")
 
 

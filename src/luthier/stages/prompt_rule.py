@@ -5,10 +5,15 @@ it learns besides is that the prompt says nothing. SmolLM2-135M found answers of
 questions by 0.66 nats a token; after 12 and 24 steps on shuffled answers that was 0.32 and 0.27, after as many on the
 right ones 0.66 and 0.67.
 
-Less of it is a fault only where it is missed. A model that learns a style, or one answer to everything, no longer needs
-the prompt for what it has learned, so two more things are asked: the prompt takes away a smaller share of the loss than
-it did, and the loss that is left is more than what the prompts no longer tell. And a base that prompts tell nothing may
-be about to learn what they mean, a language for instance, so that counts only once the task gets no better.
+Honest runs keep nearly all of it (94 % and more in each of `benchmarks/steady/prompts.py`). Still, less of it is a
+fault only where it is missed: a model that learns one answer to everything needs no prompt for that. So the prompt must
+also take away a smaller share of the loss than it did, and the loss that is left be more than what prompts no longer
+tell; and it does not count while it comes back.
+
+Where prompts never told anything, held-out rows are mixed up, too, or the answers are a language or facts that the base
+cannot know. Those are learned; of answers that are mixed up most of the loss stays.
+
+Nothing is said of short answers: they may be labels, and which are frequent is learned before what they mean.
 """
 
 from collections.abc import Sequence
@@ -19,11 +24,12 @@ import numpy as np
 from luthier.core.readable import decimal
 from luthier.evaluate.interval import Change, paired_change
 
-KEPT_SHARE = 2 / 3  # of what the prompts told the base
+KEPT_SHARE = 0.85  # of what the prompts told the base
+LEFT_SHARE = 0.5  # of the base's loss
 NONE_SHARE = 0.1  # of the loss; a prompt that takes away less tells next to nothing
-LONG_ANSWER = (
-    16  # tokens; shorter answers may be codes that a base cannot link to their prompts before it has learned them
-)
+LONG_ANSWER = 16  # tokens
+
+Sides = tuple[np.ndarray, np.ndarray]  # (m,) summed losses of answers after their own prompts, and after others', nats
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class PromptUse:
             token, by the base and by the tuned model.
         missing: the base cannot be said to find answers likelier after their own prompts.
         lost: the tuned model surely goes less by the prompts than the base did, and misses it.
-        never: neither the base nor the tuned model goes by them, surely, though answers are long.
+        never: it is missing, prompts surely tell the tuned model next to nothing, and most of the loss is left.
     """
 
     base: Change
@@ -52,22 +58,17 @@ class PromptUse:
 
 
 def prompt_use(
-    base: tuple[np.ndarray, np.ndarray],
-    now: tuple[np.ndarray, np.ndarray],
-    tokens: np.ndarray,
-    groups: Sequence[str],
-    *,
-    seed: int,
+    base: Sides, now: Sides, earlier: Sides, tokens: np.ndarray, groups: Sequence[str], *, seed: int
 ) -> PromptUse | None:
-    """Judge; None where there are too few rows, or no row could be given another prompt.
+    """Judge; None where there are too few answers.
 
     Args:
-        base, now: for each model (t,) losses of the rows after their own prompts, and (t,) after others', nats.
-        tokens: (t,) trained tokens of each row.
-        groups: t names.
+        base, now, earlier: losses of the base, of the tuned model, and of what it was when the task last surely gained.
+        tokens: (m,) of each answer.
+        groups: m names.
         seed: of the intervals.
     """
-    if not len(tokens) or np.array_equal(*base):
+    if not len(tokens):
         return None
 
     def change(before: np.ndarray, after: np.ndarray) -> Change:
@@ -77,11 +78,19 @@ def prompt_use(
     told, tells = change(own, other), change(own_now, other_now)
     if told.interval is None:
         return None
+    long = float(tokens.mean()) >= LONG_ANSWER
     fewer = change(KEPT_SHARE * (other - own), other_now - own_now).fell
-    weaker = change(own.sum() / other.sum() * other_now, own_now).rose
+    # The ratio own / other rose: to first order in both, so the base's ratio is not taken for the truth.
+    ratio, grown = own.sum() / other.sum(), other_now.sum() / other.sum()
+    weaker = change(ratio * other_now + grown * (own - ratio * other), own_now).rose
     missed = float(own_now.sum() / tokens.sum()) > told.change - tells.change
-    never = tokens.mean() >= LONG_ANSWER and all(
-        change((1 - NONE_SHARE) * after_others, after_own).rose for after_own, after_others in (base, now)
+    returns = change(earlier[1] - earlier[0], other_now - own_now).rose
+    none = change((1 - NONE_SHARE) * other_now, own_now).rose
+    left = bool(own_now.sum() > LEFT_SHARE * own.sum())
+    return PromptUse(
+        told,
+        tells,
+        missing=not told.rose,
+        lost=told.rose and long and fewer and weaker and missed and not returns,
+        never=not told.rose and long and none and left,
     )
-    lost = told.rose and fewer and weaker and missed
-    return PromptUse(told, tells, missing=not told.rose, lost=lost, never=bool(never))
