@@ -4,14 +4,15 @@
     python benchmarks/cpu_sft.py --peer-python .venv-bench/bin/python [--rounds 2] [--steps 10]
 
 Rows are rendered once and handed to all as token ids and masks, so they differ in nothing but the training itself:
-SmolLM2-135M in bf16, rank 16 on every linear, AdamW, eight rows of at most 512 tokens a step. Luthier runs twice, with
-the base in bf16 and in 4 bits (NF4). Each contender runs in a process of its own, in turn, `rounds` times. Written to
-benchmarks/results: tokens/s without padding (the median step and the first), peak memory of the process, and the loss
-of every step.
+SmolLM2-135M in bf16, rank 16 on every linear, AdamW, eight rows of at most 512 tokens a step. Luthier runs three times:
+with the base in bf16, in 4 bits (NF4), and in bf16 where no compiler is found for its row operations. Each contender
+runs in a process of its own, in turn, `rounds` times. Written to benchmarks/results: tokens/s without padding (the
+median step and the first), peak memory of the process, and the loss of every step.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROWS_A_STEP, MAX_TOKENS, RANK, ALPHA, RATE = 8, 512, 16, 32, 2e-4
+WITHOUT_C = "-without-c"
 
 
 def make_rows(model: str, data: Path, number: int, out: Path, *, max_tokens: int = MAX_TOKENS) -> None:
@@ -48,8 +50,11 @@ def make_rows(model: str, data: Path, number: int, out: Path, *, max_tokens: int
 
 def run(python: str, contender: str, rows: Path, steps: int) -> dict[str, Any]:
     """One run of a contender in its own process."""
-    command = [python, str(HERE / "cpu_sft_worker.py"), contender, str(rows), str(steps)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    name = contender.removesuffix(WITHOUT_C)
+    command = [python, str(HERE / "cpu_sft_worker.py"), name, str(rows), str(steps)]
+    # Programs are looked for beside the rows, where there are none, so no compiler is found.
+    environment = {**os.environ, "PATH": str(rows.parent)} if name != contender else None
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
         sys.exit(f"{contender} failed:\n{result.stderr[-3000:]}")
     return json.loads(result.stdout.splitlines()[-1])
@@ -73,7 +78,7 @@ def main() -> None:
 
     import torch  # isort: skip
 
-    contenders = {"luthier": sys.executable, "luthier-nf4": sys.executable}
+    contenders = dict.fromkeys(("luthier", "luthier-nf4", f"luthier{WITHOUT_C}"), sys.executable)
     if arguments.peer_python:
         contenders |= {"trl": arguments.peer_python, "peft": arguments.peer_python}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
@@ -86,8 +91,8 @@ def main() -> None:
                 runs[name].append(made)
                 speeds = [tokens / seconds for tokens, seconds in zip(made["tokens"], made["seconds"], strict=True)]
                 print(
-                    f"round {number + 1}  {name:8} median {median(speeds):6.0f} tokens/s, first step {speeds[0]:6.0f}, "
-                    f"peak {made['peak_rss_bytes'] / 1e9:.2f} GB, "
+                    f"round {number + 1}  {name:17} median {median(speeds):6.0f} tokens/s, "
+                    f"first step {speeds[0]:6.0f}, peak {made['peak_rss_bytes'] / 1e9:.2f} GB, "
                     f"loss {made['losses'][0]:.3f} -> {made['losses'][-1]:.3f}",
                     flush=True,
                 )

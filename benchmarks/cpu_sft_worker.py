@@ -33,7 +33,7 @@ def luthier(model: str, rows: Rows, steps: int, *, nf4: bool = False) -> dict[st
     from luthier.data.pack import plan_pass
     from luthier.data.render import Row
     from luthier.kernels.segments import Segments
-    from luthier.models.device import keep_freed_memory
+    from luthier.models.device import keep_freed_memory, row_ops_on_cpu
     from luthier.models.lora import Adapter
     from luthier.models.weights import load_decoder
     from luthier.train.objective import sft_loss
@@ -63,7 +63,8 @@ def luthier(model: str, rows: Rows, steps: int, *, nf4: bool = False) -> dict[st
         adapter.grad.zero_()
         losses.append(loss)
         seconds.append(time.perf_counter() - began)
-    return {"losses": losses, "seconds": seconds, "versions": versions("luthier", "torch")}
+    made = {"losses": losses, "seconds": seconds, "row_ops": row_ops_on_cpu()}
+    return {**made, "versions": versions("luthier", "torch")}
 
 
 def peft_model(model: str) -> Any:
