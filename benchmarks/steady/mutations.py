@@ -42,6 +42,9 @@ TARGETS = {  # file of the package → the tests that answer for it, quick ones 
     "evaluate/overfitting.py": ["tests/unit/test_overfitting*.py"],
     "stages/publish.py": ["tests/faults/test_bad_stages.py"],
     "stages/forgetting_rule.py": ["tests/unit/test_forgetting*.py"],
+    "stages/prompt_rule.py": ["tests/unit/test_prompt_rule.py", "tests/unit/test_forgetting*.py"],
+    "evaluate/other_prompts.py": ["tests/unit/test_prompt_rule.py"],
+    "stages/forgetting_probes.py": ["tests/unit/test_forgetting*.py", "tests/faults/test_forgetting_run.py"],
     "stages/forgetting.py": ["tests/unit/test_forgetting*.py", "tests/faults/test_forgetting_run.py"],
 }
 TURNED = {

@@ -211,11 +211,8 @@ def _course_remarks(run: RunSummary) -> list[Remark]:
         fall = 100 * (before.loss - last.loss) / before.loss if before.loss else 0.0
         since = f"{percent(fall)} since step {before.step}"
         if fall > LEVEL_PERCENT:
-            remarks.append(
-                Remark(
-                    "note", f"The last validation was the best, and still falling ({since}): training longer may help."
-                )
-            )
+            longer = "" if run.status in ENDS else ": training longer may help"
+            remarks.append(Remark("note", f"The last validation was the best, and still falling ({since}){longer}."))
         else:
             remarks.append(Remark("good", f"The last validation was the best and had levelled off ({since})."))
     inside = last.probe_loss if last.probe_loss is not None else run.train_loss
