@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers_plans import SHORT, make_plan, write_special
-from helpers_runs import events, make_recipe, tensors
+from helpers_runs import events, make_recipe, talk, tensors, write_rows
 from luthier import cli
 from luthier.core.errors import DataError, LuthierError, RunError
 from luthier.core.files import hash_file, read_json, write_text
@@ -90,6 +90,22 @@ def test_a_mistake_in_the_last_stage_shows_before_the_first_trains(
             act(recipe)
         assert said in str(caught.value)
     assert [path.name for path in (tmp_path / "run").iterdir()] in ([], [".lock"])
+
+
+def test_a_gate_that_cannot_be_passed_is_told_before_the_first_stage(
+    chat_model: Path, conversations: Path, special: Path, tmp_path: Path, home: Path
+) -> None:
+    for number, refused in ((7, True), (8, False)):
+        few = write_rows(tmp_path / f"{number}.jsonl", [talk(f"How loud is drum {n}?", "Loud.") for n in range(number)])
+        stages = ({"name": "broad"}, {"name": "special", "val_datasets": [str(few)], "gate": "better"})
+        stages[0]["datasets"] = [str(conversations)]
+        recipe = make_plan(chat_model, conversations, special, tmp_path / "run", *stages)
+        if not refused:
+            check(recipe)
+            continue
+        for act in (check, train):
+            with pytest.raises(DataError, match=r"stage special: gate is better.* from 7 held-out rows: 8 are needed"):
+                act(recipe)
 
 
 def test_what_one_stage_holds_out_no_other_trains_on(

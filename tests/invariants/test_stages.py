@@ -218,20 +218,18 @@ def test_a_crash_between_two_things_is_made_good(lost: str, straight: TrainResul
     ends_alike(straight, run_dir)
 
 
-def write_few(path: Path) -> Path:
-    """Four rows to validate on, too few to say that anything got better."""
-    words = ("drum", "gong", "bell", "cymbal")
-    rows = [talk(f"How loud would you say that a {word} can be?", f"A {word} is loud.") for word in words]
-    return write_rows(path, rows)
+def write_unlike(path: Path) -> Path:
+    """Rows to validate on that no training on conversations makes better."""
+    return write_rows(path, [talk(f"Ж{n}?", "ЩЮЯЦЧ"[n % 5] * 9 + "ЪЫЭ"[n % 3] * 9) for n in range(12)])
 
 
 def test_a_failed_gate_leaves_the_parent_hash_equal(
     straight: TrainResult, chat_model: Path, conversations: Path, special: Path, tmp_path: Path, home: Path
 ) -> None:
-    few = write_few(tmp_path / "few.jsonl")
+    unlike = write_unlike(tmp_path / "unlike.jsonl")
     stages = (
         {"name": "broad", "datasets": [str(conversations)]},
-        {"name": "special", "val_datasets": [str(few)], "gate": "better"},
+        {"name": "special", "val_datasets": [str(unlike)], "gate": "better"},
         {"name": "polish", "datasets": [str(conversations)]},
     )
     seen: list[dict[str, Any]] = []
@@ -243,7 +241,7 @@ def test_a_failed_gate_leaves_the_parent_hash_equal(
     assert hash_file(run_dir / WEIGHTS) == hash_file(straight.run_dir / BROAD / WEIGHTS)
     assert result.rejected_dir == run_dir / SPECIAL / "rejected"
     assert not (run_dir / SPECIAL / "adapter").exists() and not (run_dir / POLISH).exists()
-    assert "stage special did not pass" in result.text and "which cannot be told from so few" in result.text
+    assert "stage special did not pass" in result.text and "the gate asks for clearly better" in result.text
     assert [stage.state for stage in read_plan(run_dir).stages] == ["accepted", "rejected", "waiting"]
     (end,) = events(run_dir, "end")
     assert (end["status"], end["stage"], end["published"]) == ("not accepted", "special", "broad")
@@ -253,8 +251,7 @@ def test_a_failed_gate_leaves_the_parent_hash_equal(
 def test_a_first_stage_that_fails_publishes_nothing(
     chat_model: Path, conversations: Path, special: Path, tmp_path: Path, home: Path
 ) -> None:
-    few = write_few(tmp_path / "few.jsonl")
-    stages = ({"name": "broad", "val_datasets": [str(few)], "gate": "better"}, {"name": "special"})
+    stages = ({"name": "broad", "learning_rate": 1e-12, "gate": "better"}, {"name": "special"})
     stages[1]["datasets"] = [str(conversations)]
     result = train(make_plan(chat_model, conversations, special, tmp_path / "run", *stages))
     assert (result.status, result.adapter_dir) == ("not accepted", None)

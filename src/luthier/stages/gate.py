@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from luthier.core.readable import decimal
-from luthier.evaluate.interval import BETTER, UNKNOWN, WORSE, Comparison
+from luthier.evaluate.interval import BETTER, WORSE, Comparison
 from luthier.stages.link import Link
 
 
@@ -43,10 +43,7 @@ def judge(
     elif beside is None:
         (failed if link.gate == "better" else passed).append(said)
     elif link.gate == "better" and beside.verdict != BETTER:
-        why = (
-            "which cannot be told from so few" if beside.verdict == UNKNOWN else "and the gate asks for clearly better"
-        )
-        failed.append(f"{said}, {why}")
+        failed.append(f"{said}, and the gate asks for clearly better")
     elif link.gate == "not worse" and beside.verdict == WORSE:
         failed.append(said)
     else:

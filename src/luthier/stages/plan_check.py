@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from luthier.core.errors import LuthierError, RunError
+from luthier.core.errors import DataError, LuthierError, RunError
 from luthier.core.hardware import free_disk
+from luthier.evaluate.interval import FEWEST_UNITS
 from luthier.recipe import Recipe, stage_recipe
 from luthier.stages.check import Check, costs
 from luthier.stages.prepare import Gathered, Opened, Prepared, Say, gather, open_model, prepare_rows
@@ -47,6 +48,7 @@ def check_plan(recipe: Recipe, *, today: date | None = None, say: Say | None = N
     for name, alone in zip(names, recipes, strict=True):
         try:
             prepared = _prepared(name, alone, opened, gathered, say)
+            _require_enough(recipe.stages[len(stages)].gate, prepared)
             stages.append(costs(prepared, more_stages=name != names[-1]))
         except LuthierError as error:
             raise _of_stage(name, error) from None
@@ -71,6 +73,15 @@ def _gathered(name: str, recipe: Recipe, opened: Opened) -> Gathered:
 def _prepared(name: str, recipe: Recipe, opened: Opened, gathered: dict[str, Gathered], say: Say | None) -> Prepared:
     others = {other: records for other, records in gathered.items() if other != name}
     return prepare_rows(recipe, opened, gathered[name], others=others, say=say)
+
+
+def _require_enough(gate: str, prepared: Prepared) -> None:
+    """No stage is trained in vain: of few rows nothing can be said to be clearly better."""
+    if gate == "better" and len(prepared.val) < FEWEST_UNITS:
+        raise DataError(
+            f"gate is better, which cannot be told from {len(prepared.val)} held-out rows: {FEWEST_UNITS} are needed",
+            fix="hold out more (val_set_size, val_datasets), or set gate to not worse",
+        )
 
 
 def _of_stage(name: str, error: LuthierError) -> LuthierError:
