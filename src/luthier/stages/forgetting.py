@@ -42,7 +42,7 @@ STATE = "forgetting"  # in `progress.watch`
 LOST = "the measurement that the target's gain is counted from is missing or damaged: it is counted from here on"
 UNLINKED = (
     "the base finds the answers no likelier after their own prompts than after those of other rows: unless they are "
-    "labels that have to be learned, or much the same whatever is asked, see whether each stands with its own prompt"
+    "facts that it cannot know, or much the same whatever is asked, see whether each stands with its own prompt"
 )
 
 

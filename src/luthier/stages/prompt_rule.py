@@ -39,7 +39,7 @@ class PromptUse:
     Attributes:
         base, now: how much lower the loss of the same answers is after their own prompts than after others', nats a
             token, by the base and by the tuned model.
-        missing: the base cannot be said to find answers likelier after their own prompts.
+        missing: the base cannot be said to find answers likelier after their own prompts, though they are long.
         lost: the tuned model surely goes less by the prompts than the base did, and misses it.
         never: it is missing, prompts surely tell the tuned model next to nothing, and most of the loss is left.
     """
@@ -87,10 +87,6 @@ def prompt_use(
     returns = change(earlier[1] - earlier[0], other_now - own_now).rose
     none = change((1 - NONE_SHARE) * other_now, own_now).rose
     left = bool(own_now.sum() > LEFT_SHARE * own.sum())
-    return PromptUse(
-        told,
-        tells,
-        missing=not told.rose,
-        lost=told.rose and long and fewer and weaker and missed and not returns,
-        never=not told.rose and long and none and left,
-    )
+    missing = not told.rose and long
+    lost = told.rose and long and fewer and weaker and missed and not returns
+    return PromptUse(told, tells, missing=missing, lost=lost, never=missing and none and left)
