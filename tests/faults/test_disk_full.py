@@ -104,7 +104,7 @@ def waiting(
         stop = slept(naps)
 
     patch.setattr(checkpoint.time, "sleep", sleep)
-    patch.setattr(checkpoint.time, "monotonic", lambda: naps / 2)
+    patch.setattr(checkpoint.time, "monotonic", lambda: 1000 + naps / 2)
     path = save_when_there_is_room(
         lambda: save(run_dir, stand(fresh(), 20)),
         run_dir=run_dir,

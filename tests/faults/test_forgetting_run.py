@@ -167,6 +167,7 @@ def test_a_stage_that_begins_outside_its_budget_says_so(home: Path, base: Path, 
     train(watched(base, data, general, tmp_path / "run", stages=stages, max_steps=2, learning_rate=1e-2))
     told = [event["text"] for event in events(tmp_path / "run" / "stages/02-polish", "warning")]
     assert any("begins with has forgotten more than its max_forgetting allows" in text for text in told), told
+    assert not any("missing or damaged" in text for text in told), "what it began with is found again"
     assert not any("begins with" in e["text"] for e in events(tmp_path / "run" / "stages/01-broad", "warning"))
     began = json.loads((tmp_path / "run/stages/02-polish/general/step-000000.json").read_text())
     (first,) = [e for e in events(tmp_path / "run" / "stages/02-polish", "forgetting") if e["step"] == 2]

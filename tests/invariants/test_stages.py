@@ -251,10 +251,13 @@ def test_a_failed_gate_leaves_the_parent_hash_equal(
 def test_a_first_stage_that_fails_publishes_nothing(
     chat_model: Path, conversations: Path, special: Path, tmp_path: Path, home: Path
 ) -> None:
-    stages = ({"name": "broad", "learning_rate": 1e-12, "gate": "better"}, {"name": "special"})
+    unlike = write_unlike(tmp_path / "unlike.jsonl")
+    broad = {"name": "broad", "learning_rate": 0.1, "val_datasets": [str(unlike)], "gate": "better"}
+    stages = (broad, {"name": "special"})
     stages[1]["datasets"] = [str(conversations)]
     result = train(make_plan(chat_model, conversations, special, tmp_path / "run", *stages))
     assert (result.status, result.adapter_dir) == ("not accepted", None)
+    assert "the gate asks for clearly better" in result.text
     assert result.rejected_dir == tmp_path / "run" / BROAD / "rejected"
     assert not (tmp_path / "run/adapter").exists()
 

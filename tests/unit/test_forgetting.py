@@ -9,6 +9,7 @@ import pytest
 
 from luthier.data.render import Row
 from luthier.evaluate.choices import load_items
+from luthier.evaluate.interval import paired_change
 from luthier.recipe import Recipe
 from luthier.stages.forgetting import ForgettingWatch
 from luthier.stages.forgetting_rule import (
@@ -98,6 +99,17 @@ def test_two_probes_are_tested_at_half_the_level_each() -> None:
         if clear and judgement.verdict != BAD:
             return
     pytest.fail("no drop lies between the two levels")
+
+
+def test_the_level_is_that_of_two_tests() -> None:
+    ones, alone = np.ones(QUESTIONS), [""] * QUESTIONS
+    verdicts = set()
+    for lost in range(8, 30):
+        now = measured(right=80 - lost)
+        of_two = paired_change(BASE.right, now.right, ones, alone, seed=0, picked=2)
+        assert (judged(now).verdict == BAD) is (of_two.interval[1] < -0.03), lost
+        verdicts.add(judged(now).verdict)
+    assert verdicts >= {WARNING, BAD}
 
 
 def test_false_alarms_of_a_model_that_has_not_moved_are_rare() -> None:

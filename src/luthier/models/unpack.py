@@ -18,8 +18,8 @@ def unpack_to_answer(decoder: Decoder) -> bool:
     That is what is in 4 bits on a CPU where `kernels.nf4.native` was not compiled or does not read its layout. They are
     the numbers that were trained over, so answers are the same; memory is what those weights take in the decoder's
     dtype. What is multiplied by the 4 bits as they are stays as it is: by a kernel on a GPU, and in C on a CPU, where
-    one conversation over SmolLM2-135M is as fast as over unpacked weights (41.6 against 38.9 tokens/s on two Zen 4
-    cores). Batches are slower there (4: 101 against 136, 16: 155 against 272), and chat has none. A run has: its sample
+    one conversation over SmolLM2-135M is as fast as over unpacked weights (90 against 83 tokens/s on two Zen 5
+    cores). Batches are slower there (4: 212 against 269, 16: 256 against 533), and chat has none. A run has: its sample
     answers. It stays in 4 bits all the same. It goes on training, so what was unpacked would have to be packed again,
     and its peak of memory would be what 4 bits were chosen to avoid; four answers of 128 tokens lose about a second.
 
