@@ -349,6 +349,13 @@ def test_stopped_for_forgetting_is_published_only_if_it_is_clearly_better(
     assert "stopped for forgetting" in result.text
 
 
+def test_an_adapter_of_the_embedding_alone_is_published(recipe: Recipe) -> None:
+    result = train(recipe.model_copy(update={"lora_targets": ["embed_tokens"], "learning_rate": 1e-2}))
+    assert result.status == "finished" and result.adapter_dir is not None
+    names = tensors(result.adapter_dir / "adapter_model.safetensors")
+    assert names and all("embed_tokens" in name for name in names)
+
+
 def test_an_adapter_that_changes_nothing_is_not_published(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlainAdamW, "step", lambda self, rate, shrink: None)
     result = train(recipe)

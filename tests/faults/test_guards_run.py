@@ -173,6 +173,16 @@ def test_f6_an_early_spike_does_not_hide_a_later_one(decoder: Decoder, tmp_path:
     assert not rig.named("rewind", "warning")
 
 
+def test_f6_what_keeps_coming_among_usual_steps_is_taken_and_told(decoder: Decoder, tmp_path: Path) -> None:
+    rig = Rig(decoder, tmp_path / "run", steps=40, save_steps=50)
+    spoil(rig, [14, 21, 28, 35], lambda values: values + 300 * (values - values.detach()))
+    assert rig.run() == "finished"
+    assert [event["step"] for event in rig.named("skipped")] == [14, 21, 28]
+    (warning,) = rig.named("warning")
+    assert warning["text"].startswith("step 35 is taken: ") and "they are the data's" in warning["text"]
+    assert 35 in [event["step"] for event in rig.named("step")] and not rig.named("rewind")
+
+
 def test_f8_a_step_without_labels_is_skipped_and_counted(decoder: Decoder, tmp_path: Path) -> None:
     rig = Rig(decoder, tmp_path / "run", steps=6)
     blank = {row.record_id for row in rig.rows_of_step(3)} | {rig.rows_of_step(5)[0].record_id}
