@@ -139,13 +139,10 @@ def _anywhere(text: str) -> Iterator[Span]:
 
 
 _PRIVATE: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?)-----", re.ASCII)
-_PUTTY: Final = re.compile(
-    r"PuTTY-User-Key-File-[23]: [^\n]*\n(?:[A-Za-z-]+: [^\n]*(?:\n|$)|[A-Za-z0-9+/=]{16,}+\s*)*+"
-)
-# Lines of base64, where a line may be broken by a written "\\n"; nothing is given back, so this is linear.
-_BASE64_LINES: Final = re.compile(
-    r"(?:(?:\\[rn]|\s){0,4}+[A-Za-z0-9+/=]{16,}+)*+(?:(?:\\[rn]|\s){0,4}+[A-Za-z0-9+/=]++)?"
-)
+_PUTTY: Final = re.compile(r"PuTTY-User-Key-File-[23]: [^\n]*\n(?:[A-Za-z-]+: [^\n]*(?:\n|$)|[A-Za-z0-9+/=]{16,}\s*)*")
+# Lines of base64, where a line may be broken by a written "\\n"; each can be read in one way only, so this is linear.
+# Possessive quantifiers would say so, but with groups in them Python 3.11.2 takes in what did not match.
+_BASE64_LINES: Final = re.compile(r"(?:(?:\\[rn]|\s){0,4}[A-Za-z0-9+/=]{16,})*(?:(?:\\[rn]|\s){0,4}[A-Za-z0-9+/=]+)?")
 _BODY: Final = 16_384  # characters; a 16,384-bit RSA key in PEM has 12,600
 
 
