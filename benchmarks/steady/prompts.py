@@ -223,6 +223,8 @@ def main() -> None:
             print(run["task"], run["kind"], run["judged"])
         write_json(arguments.out, result)
         return
+    if arguments.data is None:
+        parser.error("--data is needed to train")
     keep_freed_memory()
     place, folder = choose_place("cpu", "auto"), resolve_model(arguments.model)
     decoder, renderer = load_decoder(folder, dtype=place.dtype), open_renderer(folder, None, today=date(2026, 1, 1))
