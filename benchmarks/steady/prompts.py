@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from forgetting import mixed_up, rendered
 
 from luthier.core.files import read_json, write_json
 from luthier.core.hardware import cpu
@@ -35,8 +36,7 @@ from luthier.models.store import resolve_model
 from luthier.models.weights import load_decoder
 from luthier.recipe import Recipe
 from luthier.stages.forgetting_probes import Probes
-from luthier.stages.forgetting_rule import Measured, count, judge
-from luthier.stages.forgetting_rule import unrelated as unlinked
+from luthier.stages.forgetting_rule import Measured, by_no_prompts, count, judge
 from luthier.stages.general import General
 from luthier.stages.prepare import open_renderer
 from luthier.train.loop import Judged, fit
@@ -46,7 +46,7 @@ from luthier.train.settings import decide
 from luthier.train.stream import Stream
 
 RESULT = Path(__file__).parent.parent / "results" / "steady_prompts.json"
-MOST_TOKENS, HELD_OUT, EVALUATIONS = 256, 48, 4
+HELD_OUT, EVALUATIONS = 48, 4
 RIGHT, TRAINED, ALL = "right", "training rows mixed up", "all rows mixed up"
 REFUSALS = (
     "I am sorry, but I cannot help with that.",
@@ -103,21 +103,6 @@ TASKS: dict[str, Callable[[Path], list[Record]]] = {
 }
 
 
-def moved(records: list[Record]) -> list[Record]:
-    """Each answer behind the prompt of another record; they are in random order."""
-    answers = [record.messages[-1] for record in records]
-    return [
-        Record((*record.messages[:-1], answer))
-        for record, answer in zip(records, answers[1:] + answers[:1], strict=True)
-    ]
-
-
-def rendered(records: list[Record], renderer: Renderer) -> list[Row]:
-    """Rows of at most MOST_TOKENS."""
-    made = [row for result in renderer.render_many(records) if isinstance(result, list) for row in result]
-    return [row for row in made if len(row.ids) <= MOST_TOKENS]
-
-
 def one_run(
     decoder: Decoder, renderer: Renderer, records: list[Record], kind: str, arguments: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
@@ -125,9 +110,9 @@ def one_run(
     order = random.Random(seed)
     records = order.sample(records, min(len(records), HELD_OUT + arguments.tokens // 40))
     held, trained = records[:HELD_OUT], records[HELD_OUT:]
-    val = rendered(moved(held) if kind == ALL else held, renderer)
+    val = rendered(mixed_up(held) if kind == ALL else held, renderer)
     train: list[Row] = []
-    for row in rendered(trained if kind == RIGHT else moved(trained), renderer):
+    for row in rendered(trained if kind == RIGHT else mixed_up(trained), renderer):
         if sum(len(one.ids) for one in train) < arguments.tokens:
             train.append(row)
     recipe = Recipe(
@@ -190,7 +175,7 @@ def judged(run: dict[str, Any]) -> dict[str, Any]:
         verdict = judge(base, now, groups, budget=1.0, seed=0, before=best)
         best = now if verdict.gained else best
         count(verdict, state)
-        ended = number if ended is None and unlinked(state) else ended
+        ended = number if ended is None and by_no_prompts(state) else ended
         told.append(None if verdict.prompts is None else round(verdict.prompts.now.change, 3))
         unrelated.append(verdict.unrelated)
     means = [float(side.own_nll.sum() / tokens.sum()) for side in sides]

@@ -77,9 +77,7 @@ class Watch:
     def judged(self, now: Any) -> Judgement:
         rise = self.slope * now.strength
         change = Change(rise, (rise - 0.01, rise + 0.01), 9, 9)
-        return Judgement(
-            change, None, None, None, None, BAD if rise > 0.08 else KEPT, False, True, False, False, rise <= 0.08
-        )
+        return Judgement(change, None, None, None, None, BAD if rise > 0.08 else KEPT, False, True, False, rise <= 0.08)
 
 
 def sweep(model: Any, monkeypatch: pytest.MonkeyPatch, losses: dict[float, float], slope: float, **more: Any) -> Any:

@@ -133,8 +133,8 @@ def _forgetting(some: Sequence[Decision]) -> list[Happening]:
             continue
         why = f" {_capital(_said(seen))}." if seen is not None else ""
         stop = one.fields.get("what") == "stop"
-        unrelated = seen is not None and seen.fields.get("unrelated") is True
-        title = "The answers do not go by their prompts" if stop and unrelated else "Against forgetting"
+        unrelated = one.fields.get("unrelated") is True
+        title = "The answers do not go by their prompts" if unrelated else "Against forgetting"
         told.append(Happening("bad" if stop else "care", f"{title}, step {one.step}", _full(one) + why))
         seen = None
     if seen is not None and seen.fields.get("unrelated") is True:

@@ -28,10 +28,10 @@ from luthier.stages.forgetting_rule import (
     Judgement,
     Measured,
     act,
+    by_no_prompts,
     count,
     judge,
     told,
-    unrelated,
 )
 from luthier.stages.general import FOLDER, General
 from luthier.stages.prepare import Say
@@ -139,11 +139,12 @@ class ForgettingWatch:
         if action is None:
             return events, ""
         told_action = {"step": progress.step, "what": action.what, "value": action.value, "text": action.text}
+        told_action["unrelated"] = by_no_prompts(state)
         return [*events, {"event": "action", **told_action}], FORGETTING if action.what == "stop" else ""
 
     def refusal(self, progress: Progress) -> str:
         """Why nothing that this run has learned may be published, or ""."""
-        return NOT_BY_PROMPTS if unrelated(progress.watch.get(STATE, {})) else ""
+        return NOT_BY_PROMPTS if by_no_prompts(progress.watch.get(STATE, {})) else ""
 
     @property
     def base(self) -> Measured:

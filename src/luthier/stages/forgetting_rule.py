@@ -91,7 +91,6 @@ class Judgement:
         gained: the target is surely better than at its best before.
         idle: it is not, and more was forgotten since: too much was, and the general loss has not surely recovered; or
             answers are surely lost, and more of them than then.
-        unrelated: the model goes less by the prompts than the base, or not at all as the base.
         inside: the estimates are inside the budget.
     """
 
@@ -104,8 +103,12 @@ class Judgement:
     surely: bool
     gained: bool
     idle: bool
-    unrelated: bool
     inside: bool
+
+    @property
+    def unrelated(self) -> bool:
+        """The model goes less by the prompts than the base, or not at all as the base."""
+        return self.prompts is not None and self.prompts.unrelated
 
 
 def judge(
@@ -126,9 +129,7 @@ def judge(
     """
     warn = WARN_SHARE * budget
     if not all(np.isfinite(values).all() for values in (now.nll, now.target_nll, now.kl, now.own_nll, now.other_nll)):
-        return Judgement(
-            None, None, None, None, None, BAD, surely=True, gained=False, idle=False, unrelated=False, inside=False
-        )
+        return Judgement(None, None, None, None, None, BAD, surely=True, gained=False, idle=False, inside=False)
 
     def loss(tests: int = 1) -> Change | None:
         if not len(base.nll):
@@ -164,9 +165,9 @@ def judge(
         prompts = prompt_use(*sides, base.answer_tokens, groups[2], seed=seed)
     known = [change for change in (general, answers) if change is not None and change.interval is not None]
     cannot = general is not None and general.interval is None  # too few general texts for a judgement
-    unlinked = prompts is not None and (prompts.lost or prompts.never)
-    verdict = BAD if bad else WARNING if unlinked else UNKNOWN if not known or cannot else KEPT
-    verdict = WARNING if verdict == KEPT and (rose or lost) else verdict
+    unrelated = prompts is not None and prompts.unrelated
+    told_apart = WARNING if rose or lost else KEPT
+    verdict = BAD if bad else WARNING if unrelated else UNKNOWN if not known or cannot else told_apart
     within = general is None or cannot or general.change <= budget
     recovers = bool(len(base.nll)) and paired_change(earlier.nll, now.nll, base.tokens, groups[0], seed=seed).fell
     fewer_since = bool(len(base.right)) and now.right.mean() - earlier.right.mean() < CHOICES_WARN
@@ -181,7 +182,6 @@ def judge(
         surely=general is not None and _low(general) > SURELY_TIMES * budget,
         gained=since is not None and since.fell,
         idle=stands and ((bad and not recovers) or (lost and fewer_since)),
-        unrelated=unlinked,
         inside=within and not (answers is not None and _high(answers) < CHOICES_BAD),
     )
 
@@ -217,7 +217,7 @@ def count(judgement: Judgement, state: dict[str, Any]) -> None:
         state[name] = state.get(name, 0) + 1 if so else 0
 
 
-def unrelated(state: dict[str, Any]) -> bool:
+def by_no_prompts(state: dict[str, Any]) -> bool:
     """Whether what was learned is not to be used, as the answers do not go by their prompts."""
     return state.get(UNRELATED, 0) >= ACT_AFTER
 
@@ -230,7 +230,7 @@ def act(judgement: Judgement, state: dict[str, Any], progress: Progress, *, can_
         progress: `replay_share`, `rate_scale` and `kl_weight` are changed here.
         can_replay: there are rows to replay.
     """
-    if unrelated(state):
+    if by_no_prompts(state):
         return _stop(NOT_BY_PROMPTS)
     if state["surely"] >= ACT_AFTER:
         return _stop(f"the general loss rose by more than {SURELY_TIMES} times what is allowed")

@@ -45,10 +45,10 @@ def check_plan(recipe: Recipe, *, today: date | None = None, say: Say | None = N
     opened = open_model(recipes[0], today=today)
     gathered = {name: _gathered(name, alone, opened) for name, alone in zip(names, recipes, strict=True)}
     stages = []
-    for name, alone in zip(names, recipes, strict=True):
+    for stage, name, alone in zip(recipe.stages, names, recipes, strict=True):
         try:
             prepared = _prepared(name, alone, opened, gathered, say)
-            _require_enough(recipe.stages[len(stages)].gate, prepared)
+            _require_enough(stage.gate, prepared)
             stages.append(costs(prepared, more_stages=name != names[-1]))
         except LuthierError as error:
             raise _of_stage(name, error) from None

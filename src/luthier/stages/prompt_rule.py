@@ -51,6 +51,11 @@ class PromptUse:
     never: bool
 
     @property
+    def unrelated(self) -> bool:
+        """What is learned looks away from the prompts."""
+        return self.lost or self.never
+
+    @property
     def text(self) -> str:
         """For a person."""
         ends = f"{decimal(self.base.change, 3)} → {decimal(self.now.change, 3)}"
