@@ -66,6 +66,20 @@ def test_the_work_of_the_training_alone(chat_model: Path, conversations: Path, t
     assert found is not None and least < found < least * 3
 
 
+def test_an_evaluation_reads_the_rows_of_the_task_four_times(
+    chat_model: Path, conversations: Path, tmp_path: Path
+) -> None:
+    """The tuned model and the base over their own prompts, and two passes for what prompts tell."""
+    general = write_rows(tmp_path / "general.jsonl", rows_of(("oak", "elm", "ash", "fir")))
+    read = []
+    for eval_steps in (20, 10):
+        fields = {**QUIET, "max_forgetting": 0.08, "general_datasets": [str(general)], "eval_steps": eval_steps}
+        checked = check(make_recipe(chat_model, conversations, tmp_path / "run", **fields))
+        checked.close()
+        read.append(estimate._watched(checked.prepared))
+    assert 4 * 4096 < read[1] - read[0] < 5 * 4096
+
+
 def test_of_a_gpu_nothing_is_said(chat_model: Path, conversations: Path, tmp_path: Path) -> None:
     checked = check(make_recipe(chat_model, conversations, tmp_path / "run", **QUIET))
     checked.close()
